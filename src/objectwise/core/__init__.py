@@ -1,0 +1,42 @@
+"""The contract: what data gives, what models say, and the configuration and errors everything shares."""
+
+from objectwise.core.batch import Batch, FactorSpec, boxes_from_instances
+from objectwise.core.config import Config, first_sentence
+from objectwise.core.conformance import ContractError, check_dataset, check_metric, check_model
+from objectwise.core.dataset import SPLITS, Dataset, TrainingOrder
+from objectwise.core.decomposition import Decoded, Decomposition, Posterior, presence_from_masks
+from objectwise.core.errors import UserError, nearest
+from objectwise.core.metric import MetricResult
+from objectwise.core.model import DEFAULT_GROUP, Model, is_batchwise, parameter_groups
+from objectwise.core.randomness import ShardedGenerator, normal, seed_for, uniform, uniforms
+
+__all__ = [
+    "DEFAULT_GROUP",
+    "SPLITS",
+    "Batch",
+    "Config",
+    "ContractError",
+    "Dataset",
+    "Decoded",
+    "Decomposition",
+    "FactorSpec",
+    "MetricResult",
+    "Model",
+    "Posterior",
+    "ShardedGenerator",
+    "TrainingOrder",
+    "UserError",
+    "boxes_from_instances",
+    "check_dataset",
+    "check_metric",
+    "check_model",
+    "first_sentence",
+    "is_batchwise",
+    "nearest",
+    "normal",
+    "parameter_groups",
+    "presence_from_masks",
+    "seed_for",
+    "uniform",
+    "uniforms",
+]

@@ -1,0 +1,139 @@
+"""What every model says about a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+class Posterior(NamedTuple):
+    """Mean and standard deviation of the slots, each (B, K, D)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Decoded(NamedTuple):
+    """What slots alone imply.
+
+    Attributes:
+        components: (B, K, C, H, W), each slot's picture, not masked.
+        masks: (B, K, H, W), non-negative, summing to 1 over K.
+        reconstruction: (B, C, H, W).
+    """
+
+    components: Tensor
+    masks: Tensor
+    reconstruction: Tensor
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A batch of B images split into K slots of width D.
+
+    Attributes:
+        loss: (B,) what training minimises, one number per image.
+        terms: name -> (B,) reported parts of the loss (``elbo``, ``kl``, ...).
+        reconstruction: (B, C, H, W).
+        components: (B, K, C, H, W) each slot's picture, not masked.
+        masks: (B, K, H, W) non-negative, summing to 1 over K.
+        slots: (B, K, D) the vectors that ``model.decode`` takes.
+        presence: (B, K) in [0, 1], how sure the model is that the slot holds something. Slot models that have no
+            presence of their own use :func:`presence_from_masks`.
+        background: slot indices that are background; may be empty.
+        posterior: mean and std of the slots, where the model has one.
+        attention_masks: (B, K, H, W), where they differ from ``masks``.
+        boxes: (B, K, 4) ``x0 y0 x1 y1`` in pixels, where the model has them.
+        count_probs: (B, N+1) probability of 0..N objects, where the model has it.
+        trajectory: detached decompositions over refinement steps, only when asked for.
+        auxiliary_losses: parameter group -> (B,), each minimised over its own group only.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor]
+    reconstruction: Tensor
+    components: Tensor
+    masks: Tensor
+    slots: Tensor
+    presence: Tensor
+    background: tuple[int, ...] = ()
+    posterior: Posterior | None = None
+    attention_masks: Tensor | None = None
+    boxes: Tensor | None = None
+    count_probs: Tensor | None = None
+    trajectory: tuple[Decomposition, ...] | None = None
+    auxiliary_losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_slots(self) -> int:
+        """K."""
+        return self.slots.shape[1]
+
+    @property
+    def object_slots(self) -> list[int]:
+        """Slot indices that are not background."""
+        return [k for k in range(self.num_slots) if k not in self.background]
+
+    def counts(self) -> Tensor:
+        """(B,) int64 number of objects found.
+
+        The most probable count where the model has ``count_probs``; otherwise the number of non-background slots
+        with presence above one half.
+        """
+        if self.count_probs is not None:
+            return self.count_probs.argmax(dim=1)
+        return (self.presence[:, self.object_slots] > 0.5).sum(dim=1)
+
+    def segmentation(self) -> Tensor:
+        """(B, H, W) int64: the slot with the largest mask at each pixel, the first one on ties."""
+        return self.masks.float().argmax(dim=1)
+
+    def detach(self) -> Self:
+        """The same decomposition without autograd history."""
+        return self.map(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same decomposition on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def select(self, rows: slice | Tensor) -> Self:
+        """The decomposition of some of the images."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every tensor; the first axis of each is the batch."""
+        changed: dict[str, object] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changed[item.name] = change(value)
+            elif isinstance(value, Posterior):
+                changed[item.name] = Posterior(change(value.mean), change(value.std))
+            elif item.name in ("terms", "auxiliary_losses"):
+                changed[item.name] = {name: change(part) for name, part in value.items()}
+            elif item.name == "trajectory" and value is not None:
+                changed[item.name] = tuple(step.map(change) for step in value)
+        return replace(self, **changed)  # type: ignore[arg-type]
+
+
+def presence_from_masks(masks: Tensor, minimum_share: float = 0.001) -> Tensor:
+    """The documented presence rule of slot models that have no presence variable.
+
+    A slot is present (1) if it wins at least ``minimum_share`` of the pixels after argmax over slots, else absent (0).
+
+    Args:
+        masks: (B, K, H, W) summing to 1 over K.
+        minimum_share: smallest share of the image that counts as something, in [0, 1].
+
+    Returns:
+        (B, K) float32, zeros and ones.
+    """
+    winners = masks.float().argmax(dim=1).flatten(1)
+    counts = torch.zeros(masks.shape[:2], device=masks.device).scatter_add_(
+        1, winners, torch.ones(winners.shape, device=masks.device)
+    )
+    return (counts >= minimum_share * winners.shape[1]).float()

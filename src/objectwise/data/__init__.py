@@ -1,0 +1,28 @@
+"""Datasets: one file per dataset and one per file format; this table names them all.
+
+Adding one: its file, its test, and a line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+DATASETS: dict[str, str] = {
+    "digits": "objectwise.data.digits:DigitsConfig",
+}
+"""Name -> configuration class; ``Config().build()`` gives the dataset."""
+
+
+def config_class(name: str) -> Any:
+    """The configuration class of a dataset of the table.
+
+    Raises:
+        UserError: for an unknown name, with the nearest right one.
+    """
+    from objectwise.core import UserError, nearest
+
+    if name not in DATASETS:
+        raise UserError(f"there is no dataset '{name}'{nearest(name, DATASETS)}")
+    module, attribute = DATASETS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

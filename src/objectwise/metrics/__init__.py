@@ -1,0 +1,1 @@
+"""Pure functions of tensors: labels and predictions in, a typed result out."""

@@ -1,0 +1,1 @@
+"""Models: one file per paper; this table names them all."""

@@ -1,0 +1,1 @@
+"""Layers and densities that at least two papers share."""

@@ -1,0 +1,99 @@
+"""Reading a window from an image and writing a patch into one, differentiable in scale and shift.
+
+Spatial transformer of Jaderberg et al. 2015 restricted to scale and translation, in the convention in which ``scale``
+is the share of the image that the window covers and ``shift`` its centre (Eslami et al. 2016, as implemented by
+most later work): no division by a learned number occurs in reading. Without rotation the bilinear sampling
+grid separates into rows and columns, so that both directions are two small batched matrix products.
+
+Geometry: pixel i covers [i, i+1) and has its centre at i + 0.5; the image spans [-1, 1] in ``shift`` units
+(``align_corners=False``); outside the source everything is zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from objectwise.nn.float32 import float32_island
+
+
+def read(images: Tensor, scale: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Sample a square window bilinearly.
+
+    Args:
+        images: (B, C, H, W).
+        scale: (B, 2) share of the image covered, (vertical, horizontal), positive.
+        shift: (B, 2) centre of the window in [-1, 1], (vertical, horizontal).
+        size: g, side of the glimpse in pixels.
+
+    Returns:
+        (B, C, g, g) float32.
+    """
+    with float32_island(images.device):
+        images, scale, shift = images.float(), scale.float(), shift.float()
+        rows, columns = (
+            _weights(
+                _window_to_image(scale[:, axis], shift[:, axis], size, images.shape[2 + axis]), images.shape[2 + axis]
+            )
+            for axis in (0, 1)
+        )
+        return torch.matmul(torch.matmul(rows.unsqueeze(1), images), columns.unsqueeze(1).transpose(2, 3))
+
+
+def write(patches: Tensor, scale: Tensor, shift: Tensor, height: int, width: int) -> Tensor:
+    """Draw a patch into an empty canvas, the inverse placement of :func:`read`.
+
+    Args:
+        patches: (B, C, g, g).
+        scale: (B, 2) share of the canvas covered, (vertical, horizontal), positive.
+        shift: (B, 2) centre of the patch in [-1, 1], (vertical, horizontal).
+        height: H of the canvas.
+        width: W of the canvas.
+
+    Returns:
+        (B, C, H, W) float32, zero outside the patch.
+    """
+    with float32_island(patches.device):
+        patches, scale, shift = patches.float(), scale.float(), shift.float()
+        size = patches.shape[-1]
+        rows, columns = (
+            _weights(_image_to_window(scale[:, axis], shift[:, axis], size, length), size)
+            for axis, length in ((0, height), (1, width))
+        )
+        return torch.matmul(torch.matmul(rows.unsqueeze(1), patches), columns.unsqueeze(1).transpose(2, 3))
+
+
+def boxes(scale: Tensor, shift: Tensor, height: int, width: int) -> Tensor:
+    """The window as a box in pixels.
+
+    Args:
+        scale: (..., 2) as in :func:`read`.
+        shift: (..., 2).
+        height: H.
+        width: W.
+
+    Returns:
+        (..., 4) ``x0 y0 x1 y1`` in pixels, not clipped to the image.
+    """
+    centre = (shift + 1.0) / 2.0 * shift.new_tensor([height, width])
+    half = scale / 2.0 * scale.new_tensor([height, width])
+    low, high = centre - half, centre + half
+    return torch.stack([low[..., 1], low[..., 0], high[..., 1], high[..., 0]], dim=-1)
+
+
+def _window_to_image(scale: Tensor, shift: Tensor, size: int, length: int) -> Tensor:
+    """(B, size) positions of the window's pixel centres, in image pixels."""
+    grid = (torch.arange(size, device=scale.device) + 0.5) / size * 2.0 - 1.0
+    return ((shift.unsqueeze(1) + scale.unsqueeze(1) * grid) + 1.0) / 2.0 * length
+
+
+def _image_to_window(scale: Tensor, shift: Tensor, size: int, length: int) -> Tensor:
+    """(B, length) positions of the canvas's pixel centres, in patch pixels."""
+    grid = (torch.arange(length, device=scale.device) + 0.5) / length * 2.0 - 1.0
+    return ((grid - shift.unsqueeze(1)) / scale.unsqueeze(1) + 1.0) / 2.0 * size
+
+
+def _weights(positions: Tensor, length: int) -> Tensor:
+    """(B, P, length) bilinear weights of source pixel centres for each position; zero beyond the source."""
+    centres = torch.arange(length, device=positions.device) + 0.5
+    return (1.0 - (positions.unsqueeze(2) - centres).abs()).clamp_min(0.0)

@@ -1,0 +1,1 @@
+"""From scene parameters to pixels."""
