@@ -47,11 +47,11 @@ def check_model(model: nn.Module, images: Tensor | None = None, *, seed: int = 0
     """
     if images is None:
         shape = getattr(getattr(model, "config", None), "image_shape", None)
-        _promise(shape is not None, "model.config.image_shape is missing; pass images to check_model")
+        if shape is None:
+            raise ContractError("model.config.image_shape is missing; pass images to check_model")
         images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(seed))
     _promise(len(images) >= 2, "check_model needs at least two images")
-    wanted: tuple[str, ...] = ("config", "decode")
-    for name in wanted:
+    for name in ("config", "decode"):
         _promise(hasattr(model, name), f"the model has no '{name}'")
     _check_signature(model)
 
