@@ -6,9 +6,11 @@ from objectwise.core.conformance import ContractError, check_dataset, check_metr
 from objectwise.core.dataset import SPLITS, Dataset, TrainingOrder
 from objectwise.core.decomposition import Decoded, Decomposition, Posterior, presence_from_masks
 from objectwise.core.errors import UserError, nearest
+from objectwise.core.images import image_batch
 from objectwise.core.metric import MetricResult
-from objectwise.core.model import DEFAULT_GROUP, Model, is_batchwise, parameter_groups
+from objectwise.core.model import DEFAULT_GROUP, Model, SceneModel, is_batchwise, parameter_groups
 from objectwise.core.randomness import ShardedGenerator, normal, seed_for, uniform, uniforms
+from objectwise.core.weights import load_weights, read_description, save_weights
 
 __all__ = [
     "DEFAULT_GROUP",
@@ -23,6 +25,7 @@ __all__ = [
     "MetricResult",
     "Model",
     "Posterior",
+    "SceneModel",
     "ShardedGenerator",
     "TrainingOrder",
     "UserError",
@@ -31,11 +34,15 @@ __all__ = [
     "check_metric",
     "check_model",
     "first_sentence",
+    "image_batch",
     "is_batchwise",
+    "load_weights",
     "nearest",
     "normal",
     "parameter_groups",
     "presence_from_masks",
+    "read_description",
+    "save_weights",
     "seed_for",
     "uniform",
     "uniforms",

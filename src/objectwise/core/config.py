@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,13 +13,21 @@ from objectwise.core.errors import UserError, nearest
 class Config(BaseModel):
     """Base of every configuration object.
 
-    Frozen, and strict about names: an unknown field is an error that names the nearest right one.
+    Frozen, and a value that cannot be raises :class:`UserError` in one sentence.
+
+    Strict about names: an unknown field is an error that names the nearest right one.
     Field docstrings become the help text of the command line.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError(first_sentence(error, type(self))) from None
 
     @classmethod
     def parse(cls, values: Any, *, where: str = "") -> Self:
@@ -31,10 +40,14 @@ class Config(BaseModel):
         Raises:
             UserError: in one sentence, for an unknown name, a wrong type or a value out of range.
         """
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"{where or cls.__name__} must be a mapping of names to values, not {type(values).__name__}"
+            )
         try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(first_sentence(error, cls, where)) from None
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from None
 
     def replaced(self, **changes: Any) -> Self:
         """A validated copy with some fields changed.
@@ -42,33 +55,28 @@ class Config(BaseModel):
         Raises:
             UserError: for an unknown field or an impossible value.
         """
-        return type(self).parse({**dict(self), **changes}, where=type(self).__name__)
+        return type(self).parse({**dict(self), **changes})
 
 
-def first_sentence(error: ValidationError, cls: type[BaseModel], where: str = "") -> str:
+def first_sentence(error: ValidationError, cls: type[BaseModel]) -> str:
     """The first problem pydantic found, as one sentence in the user's words.
 
     Args:
         error: what pydantic raised.
         cls: the configuration class that was being built.
-        where: what to call the source of the values, e.g. a file name.
     """
     problem = error.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
-    prefix = f"{where}: " if where else ""
     name = ".".join(path)
     if problem["type"] == "extra_forbidden":
         owner = _owner(cls, path[:-1])
-        return f"{prefix}{owner.__name__} has no '{path[-1]}'{nearest(path[-1], owner.model_fields)}"
+        return f"{owner.__name__} has no '{path[-1]}'{nearest(path[-1], owner.model_fields)}"
     message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:] if message.startswith("Input") else message
-    if problem["type"] in ("value_error", "missing"):
-        if problem["type"] == "missing":
-            message = "is required"
-        return (
-            f"{prefix}{name + ' ' if name and problem['type'] == 'missing' else name + ': ' if name else ''}{message}"
-        )
-    return f"{prefix}{name} = {problem['input']!r}: {message}"
+    if problem["type"] == "missing":
+        return f"{cls.__name__} needs '{name}'"
+    if problem["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _owner(cls: type[BaseModel], path: list[str]) -> type[BaseModel]:

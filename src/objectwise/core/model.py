@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from objectwise.core.config import Config
 from objectwise.core.decomposition import Decoded, Decomposition
+from objectwise.core.images import image_batch
 
 DEFAULT_GROUP = "default"
 """Parameter group of everything a model does not put elsewhere."""
@@ -56,13 +58,48 @@ class Model(Protocol):
         ...
 
 
-class HasConfig(Protocol):
-    """A class that is built from a configuration, as models are."""
+class SceneModel(nn.Module):
+    """What models share beyond the contract: running on pictures, and changing run-time settings.
+
+    A class of one's own need not derive from it; :class:`Model` says what is needed.
+
+    Args:
+        config: frozen configuration, with a field ``image_shape``.
+    """
 
     Config: ClassVar[type[Config]]
+    batchwise: ClassVar[bool] = False
+    config: Any
 
     def __init__(self, config: Any) -> None:
-        """Build from the configuration."""
+        super().__init__()
+        self.config = config
+
+    def reconfigured(self, **changes: object) -> Self:
+        """A copy with the same weights and other run-time settings (numbers of slots or steps, ...).
+
+        Raises:
+            UserError: for an unknown setting.
+            RuntimeError: if the setting changes the shape of the weights.
+        """
+        model = type(self)(self.config.replaced(**changes))
+        model.load_state_dict(self.state_dict())
+        return model.train(self.training).to(next(self.parameters()).device)
+
+    def decompose(self, images: Tensor | np.ndarray | Sequence[Any], *, trajectory: bool = False) -> Decomposition:
+        """Split pictures into objects, with posterior means and without gradients.
+
+        Args:
+            images: (B, C, H, W) float in [0, 1] of the model's shape, or pictures of any size as
+                :func:`objectwise.core.image_batch` takes them.
+            trajectory: also return the refinement steps.
+        """
+        device = next(self.parameters()).device
+        was_training = self.training
+        with torch.no_grad():
+            found = self.eval()(image_batch(images, self.config.image_shape).to(device), trajectory=trajectory)
+        self.train(was_training)
+        return found
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:

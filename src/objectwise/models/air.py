@@ -25,7 +25,8 @@ all that is left random is reparameterised, so the paper's score-function estima
 Departures from the paper:
 
 * the count is marginalised as above; the paper samples it (score function with NVIL baselines);
-* the count prior is fixed at a small k; the paper anneals it over 100,000 steps, which the exact sum makes unnecessary;
+* the count prior is fixed at a small k (1e-5); the paper anneals it over 100,000 steps, which the exact sum makes
+  unnecessary (with k = 0.01 and blurred digits AIR stays at "always N");
 * scale and shift are s = scale_mean·exp(u), t = shift_scale·v with standard-normal-like u, v, so that scales stay positive
   without division; the paper does not give its parametrisation;
 * all networks' sizes: the paper gives few; ours are those of public re-implementations where known;
@@ -36,13 +37,13 @@ Departures from the paper:
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from objectwise.core import Config, Decoded, Decomposition, Posterior, UserError, normal
+from objectwise.core import Config, Decoded, Decomposition, Posterior, SceneModel, UserError, normal
 from objectwise.nn import spatial_transformer
 from objectwise.nn.divergences import kl_bernoulli, kl_normal
 from objectwise.nn.float32 import float32_island
@@ -67,8 +68,8 @@ class AIRConfig(Config):
     """Width of the LSTM (AIR) or of the second layer (DAIR)."""
     what_hidden: int = Field(200, ge=1)
     """Hidden width of the glimpse encoder and decoder."""
-    count_prior: float = Field(0.01, gt=0.0, lt=1.0)
-    """k in p(n) ∝ k^n: small values make each further object expensive."""
+    count_prior: float = Field(1e-5, gt=0.0, lt=1.0)
+    """k in p(n) ∝ k^n: small values make each further object expensive and keep AIR from "always N"."""
     likelihood_std: float = Field(0.3, gt=0.0, le=1.0)
     """σ of the pixels, for images in [0, 1]."""
     scale_mean: float = Field(0.42, gt=0.0, le=2.0)
@@ -110,20 +111,19 @@ class Step(NamedTuple):
     layer: Tensor
 
 
-class AIR(nn.Module):
+class AIR(SceneModel):
     """AIR or, with ``kind="dair"``, Difference AIR.
 
     Slot 0 of its decompositions is the (black) background, slots 1..N the steps; a slot is (u, v_y, v_x, what).
     """
 
     Config = AIRConfig
-    batchwise = False
+    config: AIRConfig
 
     def __init__(self, config: AIRConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         if config.image_shape is None:
             raise UserError("AIR needs image_shape (channels, height, width); it is taken from the data when training")
-        self.config = config
         channels, height, width = config.image_shape
         pixels, glimpse = channels * height * width, channels * config.glimpse_size**2
         self.embed = nn.Sequential(nn.Flatten(), nn.Linear(pixels, config.embedding_size), nn.ReLU())
@@ -162,12 +162,6 @@ class AIR(nn.Module):
         last = self.decoder[2]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, self.config.decoder_bias)
-
-    def reconfigured(self, **changes: object) -> Self:
-        """A copy that shares the weights, with run-time settings changed (``num_steps``, ``count_prior``, ...)."""
-        model = type(self)(self.config.replaced(**changes))
-        model.load_state_dict(self.state_dict())
-        return model.train(self.training).to(next(self.parameters()).device)
 
     # -- forward ------------------------------------------------------------------------------------------------
 

@@ -1,1 +1,66 @@
-"""Complete experiments by name."""
+"""Complete experiments by name.
+
+Adding one: a function that returns an :class:`Experiment`, and its line in the table. The first line of its docstring
+is what ``objectwise recipes`` shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from objectwise.core import UserError, nearest
+from objectwise.core.imports import is_import_path
+
+if TYPE_CHECKING:
+    from objectwise.recipes.experiment import Experiment
+
+RECIPES: dict[str, str] = {
+    "air-digits": "objectwise.recipes.air:air_digits",
+    "dair-digits": "objectwise.recipes.air:dair_digits",
+    "air": "objectwise.recipes.air:air",
+    "dair": "objectwise.recipes.air:dair",
+}
+"""Name -> function. A recipe named after a model alone takes any data: ``--data NAME``."""
+
+
+def recipe_function(name: str) -> Callable[[], Experiment]:
+    """The function of a recipe.
+
+    Raises:
+        UserError: for an unknown name, with the nearest right one.
+    """
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe '{name}'{nearest(name, RECIPES)}")
+    module, attribute = RECIPES[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def recipe(name: str, data_name: str | None = None) -> Experiment:
+    """A complete experiment.
+
+    Args:
+        name: of the table, or the import path ``package.module:Class`` of a model of the user's own.
+        data_name: other data than the recipe's, by name or import path, with their defaults.
+
+    Raises:
+        UserError: for an unknown name, or a model of one's own without data.
+    """
+    from objectwise.recipes.experiment import Experiment
+
+    if is_import_path(name):
+        if data_name is None:
+            raise UserError(f"say what '{name}' is to be trained on with --data NAME")
+        return Experiment.of(name.partition(":")[2].lower(), name, data_name)
+    experiment = recipe_function(name)()
+    if data_name is None or data_name == experiment.data_name:
+        return experiment
+    return Experiment.of(
+        name,
+        experiment.model_name,
+        data_name,
+        model=experiment.model,
+        training=experiment.training,
+        seed=experiment.seed,
+    )

@@ -1,0 +1,174 @@
+"""Fit a model to a dataset: the one loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from objectwise.core import Dataset, TrainingOrder, UserError
+from objectwise.training.callbacks import (
+    Checkpoints,
+    Interrupt,
+    PictureMaker,
+    Progress,
+    Records,
+    checkpoint_files,
+)
+from objectwise.training.config import TrainingConfig
+from objectwise.training.feeding import StepBatches
+from objectwise.training.module import TrainingModule
+from objectwise.training.precision import resolve_precision
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How training ended.
+
+    Attributes:
+        step: finished steps.
+        signal_number: the signal that stopped it early, or None.
+        bad_steps: steps that were skipped because something was not finite.
+        precision: the arithmetic that was used.
+    """
+
+    step: int
+    signal_number: int | None
+    bad_steps: int
+    precision: str
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainingConfig,
+    run: Path,
+    *,
+    seed: int,
+    model_name: str,
+    resume: bool = False,
+    shown: tuple[str, ...] = ("count_accuracy", "foreground_ari"),
+    picture: PictureMaker | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train, writing checkpoints, weights, ``metrics.jsonl`` and TensorBoard events into the run folder.
+
+    Exact: training 2N steps equals training N, a kill, and resuming for N, bitwise on a CPU in float32.
+
+    Args:
+        model: keeps the contract; changed in place.
+        dataset: with a ``train`` and a ``val`` split.
+        config: how to train.
+        run: an existing folder.
+        seed: of the order of the data and of the noise.
+        model_name: name in the table or import path, stored beside the weights.
+        resume: go on from the newest checkpoint that can be read.
+        shown: validation scores in the progress bar.
+        picture: draws what TensorBoard shows of the validation images.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        UserError: for data without enough images, a loss that stays non-finite, or a full disk.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    _check_sizes(dataset, config)
+    accelerator = "gpu" if _use_gpu(config) else "cpu"
+    precision = resolve_precision(config.precision, "cuda" if accelerator == "gpu" else "cpu")
+    if precision == "bf16":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = TrainingModule(model, config, seed)
+    checkpoint = _newest_readable(run) if resume else None
+    start = checkpoint[1] if checkpoint else 0
+    order = TrainingOrder(dataset.splits["train"], config.batch_size, seed, shuffle=dataset.shuffle)
+    feed = StepBatches(dataset, order, start, config.max_steps)
+    interrupt = Interrupt()
+    records = Records(run, config, dataset, feed, picture)
+    callbacks: list[lightning.Callback] = [interrupt, records]
+    if progress:
+        callbacks.append(Progress(records, config.max_steps, shown))
+    callbacks.append(Checkpoints(run, model_name, config.checkpoint_every))
+    with _quiet():
+        trainer = lightning.Trainer(
+            accelerator=accelerator,
+            devices=config.devices,
+            strategy=_strategy(config, accelerator),
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=1,
+            logger=False,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            default_root_dir=run,
+        )
+        loader = DataLoader(feed, batch_size=None)
+        if start < config.max_steps:
+            trainer.fit(module, loader, ckpt_path=checkpoint[0] if checkpoint else None, weights_only=True)
+    return FitResult(
+        module.step if start < config.max_steps else start, interrupt.signal_number, module.bad_steps, precision
+    )
+
+
+def _check_sizes(dataset: Dataset, config: TrainingConfig) -> None:
+    for split in ("train", "val"):
+        if dataset.splits.get(split, 0) == 0:
+            raise UserError(f"the data have no images in the split '{split}'")
+
+
+def _use_gpu(config: TrainingConfig) -> bool:
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("training.accelerator is gpu, but PyTorch sees no GPU here; use cpu or auto")
+    return config.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _strategy(config: TrainingConfig, accelerator: str) -> str | DDPStrategy:
+    """One process; our own processes; or those that torchrun or SLURM started."""
+    if "LOCAL_RANK" in os.environ or "SLURM_NTASKS" in os.environ:
+        return DDPStrategy(process_group_backend="gloo" if accelerator == "cpu" else "nccl")
+    if config.devices == 1:
+        return "auto"
+    backend = "gloo" if accelerator == "cpu" else "nccl"
+    return DDPStrategy(process_group_backend=backend, start_method="spawn")
+
+
+def _newest_readable(run: Path) -> tuple[Path, int] | None:
+    """The newest checkpoint that loads, and its step; None if there are none."""
+    files = checkpoint_files(run)
+    for path in reversed(files):
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            return path, int(stored["objectwise"]["step"])
+        except Exception:
+            continue
+    if files:
+        raise UserError(f"none of the {len(files)} checkpoints in {run / 'checkpoints'} can be read")
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice on workers, loggers and GPUs does not concern our users."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
