@@ -34,7 +34,24 @@ _HOMES = {
     "train": "objectwise.recipes.runs",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - names are strings
+__all__ = [
+    "Batch",
+    "Config",
+    "Decoded",
+    "Decomposition",
+    "Experiment",
+    "SceneModel",
+    "UserError",
+    "__version__",
+    "check_dataset",
+    "check_metric",
+    "check_model",
+    "evaluate",
+    "load",
+    "recipe",
+    "resume",
+    "train",
+]
 
 if TYPE_CHECKING:
     from objectwise.core import (

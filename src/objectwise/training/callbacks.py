@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from objectwise.core import Batch, Dataset, Decomposition, save_weights
@@ -52,9 +55,12 @@ class Checkpoints(lightning.Callback):
         assert isinstance(module, TrainingModule)
         if self.saved_step == module.step:
             return
-        if trainer.is_global_zero:
+        path = self.folder / f"step-{module.step:09d}.ckpt"
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(path)  # writes nothing here, but every rank has to take part
+        else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.folder / f"step-{module.step:09d}.ckpt") as temporary:
+            with atomic_path(path) as temporary:
                 trainer.save_checkpoint(temporary)
             save_weights(module.model, self.model_name, self.weights)
             for old in checkpoint_files(self.folder.parent)[:-_KEPT]:
@@ -98,13 +104,17 @@ class Records(lightning.Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
         """Sum up, and now and then write."""
         assert isinstance(pl_module, TrainingModule)
-        if not trainer.is_global_zero:
-            return
         for name, value in pl_module.last.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.summed += 1
         step = pl_module.step
-        if step % self.config.log_every == 0 or step == self.config.max_steps:
+        written = step % self.config.log_every == 0 or step == self.config.max_steps
+        if written:
+            self._average_over_ranks(trainer.world_size)
+        if not trainer.is_global_zero:
+            self.sums, self.summed = ({}, 0) if written else (self.sums, self.summed)
+            return
+        if written:
             self._write_training(pl_module)
         if step % self.config.validate_every == 0 or step == self.config.max_steps:
             self._validate(pl_module)
@@ -123,6 +133,13 @@ class Records(lightning.Callback):
         """Close the logs."""
         if hasattr(self, "file"):
             self.on_train_end(trainer, pl_module)
+
+    def _average_over_ranks(self, world_size: int) -> None:
+        """Every rank saw its own part of the batches; what is written is about the whole."""
+        if world_size > 1:
+            values = torch.stack([value.float() for value in self.sums.values()])
+            torch.distributed.all_reduce(values)
+            self.sums = dict(zip(self.sums, values / world_size, strict=True))
 
     def _restart_clock(self) -> None:
         self.began, self.waited_before, self.paused = time.perf_counter(), self.feed.waited, 0.0
@@ -228,7 +245,9 @@ class Progress(lightning.Callback):
         elif time.perf_counter() - self.printed > 10.0 or step == self.total:
             self.printed = time.perf_counter()
             left = (self.printed - self.began) / (step - self.first) * (self.total - step)
-            self.console.print(f"step {step}/{self.total}  {self._numbers()}  {left:.0f} s left", highlight=False)
+            self.console.print(
+                f"step {step}/{self.total}  {self._numbers()}  {left:.0f} s left", highlight=False, soft_wrap=True
+            )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Leave the finished bar on the screen."""
@@ -264,9 +283,20 @@ class Interrupt(lightning.Callback):
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listen, where signals can be listened to (the main thread)."""
-        import threading
+        """Listen."""
+        self._listen()
 
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note signals while other processes do the training; they get and obey the same ones."""
+        self._listen()
+        try:
+            yield
+        finally:
+            self._restore()
+
+    def _listen(self) -> None:
+        """Only the main thread can listen to signals."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._on_signal)

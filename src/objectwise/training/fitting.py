@@ -98,7 +98,7 @@ def fit(
     if progress:
         callbacks.append(Progress(records, config.max_steps, shown))
     callbacks.append(Checkpoints(run, model_name, config.checkpoint_every))
-    with _quiet():
+    with quiet():
         trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=config.devices,
@@ -116,10 +116,10 @@ def fit(
         )
         loader = DataLoader(feed, batch_size=None)
         if start < config.max_steps:
-            trainer.fit(module, loader, ckpt_path=checkpoint[0] if checkpoint else None, weights_only=True)
-    return FitResult(
-        module.step if start < config.max_steps else start, interrupt.signal_number, module.bad_steps, precision
-    )
+            with interrupt.listening() if config.devices > 1 else contextlib.nullcontext():
+                trainer.fit(module, loader, ckpt_path=checkpoint[0] if checkpoint else None, weights_only=True)
+    stored = torch.load(checkpoint_files(run)[-1], map_location="cpu", weights_only=True)["objectwise"]
+    return FitResult(stored["step"], interrupt.signal_number, stored["bad_steps"], precision)
 
 
 def _check_sizes(dataset: Dataset, config: TrainingConfig) -> None:
@@ -137,11 +137,11 @@ def _use_gpu(config: TrainingConfig) -> bool:
 def _strategy(config: TrainingConfig, accelerator: str) -> str | DDPStrategy:
     """One process; our own processes; or those that torchrun or SLURM started."""
     if "LOCAL_RANK" in os.environ or "SLURM_NTASKS" in os.environ:
-        return DDPStrategy(process_group_backend="gloo" if accelerator == "cpu" else "nccl")
+        return _QuietDDP(process_group_backend="gloo" if accelerator == "cpu" else "nccl")
     if config.devices == 1:
         return "auto"
     backend = "gloo" if accelerator == "cpu" else "nccl"
-    return DDPStrategy(process_group_backend=backend, start_method="spawn")
+    return _QuietDDP(process_group_backend=backend, start_method="spawn")
 
 
 def _newest_readable(run: Path) -> tuple[Path, int] | None:
@@ -159,16 +159,32 @@ def _newest_readable(run: Path) -> tuple[Path, int] | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Lightning's advice on workers, loggers and GPUs does not concern our users."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
+    levels = [logger.level for logger in _loggers()]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        _hush()
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
+            for logger, level in zip(_loggers(), levels, strict=True):
                 logger.setLevel(level)
+
+
+def _loggers() -> list[logging.Logger]:
+    return [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+
+
+def _hush() -> None:
+    warnings.simplefilter("ignore")
+    for logger in _loggers():
+        logger.setLevel(logging.ERROR)
+
+
+class _QuietDDP(DDPStrategy):
+    """Processes that are spawned begin with Lightning's logging as it is by default."""
+
+    def setup_environment(self) -> None:
+        """Hush, then go on."""
+        _hush()
+        super().setup_environment()
