@@ -29,7 +29,7 @@ def confusion_figure(scores: CountScores | np.ndarray) -> Figure:
         raise UserError(f"a confusion matrix is square, true by predicted counts, not {matrix.shape}")
     size = len(matrix)
     side = max(3.4, 0.82 * size + 1.0)
-    figure = Figure(figsize=(side + 0.3, side + 0.35), facecolor=style.PAPER, layout="constrained")
+    figure = Figure(figsize=(side + 0.3, side + 0.6), facecolor=style.PAPER, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(style.PAPER)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -44,9 +44,9 @@ def confusion_figure(scores: CountScores | np.ndarray) -> Figure:
     axes.spines[:].set_visible(False)
     if isinstance(scores, CountScores):
         low, high = (100 * bound for bound in scores.accuracy_interval)
-        title = f"{100 * scores.accuracy:.1f} % right ({low:.1f}–{high:.1f}), n = {scores.n}"
-        axes.set_title(title, size=10.5, color=style.INK, pad=8)
-    return figure
+        title = f"{100 * scores.accuracy:.1f} % right, n = {scores.n}\n95 % interval {low:.1f}–{high:.1f} %"
+        axes.set_title(title, size=10.5, color=style.INK, pad=8, linespacing=1.4)
+    return style.settled(figure)
 
 
 def _cell(axes: Axes, true: int, predicted: int, images: int, share: float, row_used: bool) -> None:

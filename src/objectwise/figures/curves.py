@@ -57,7 +57,7 @@ def curves_figure(
         fontsize=9,
         labelcolor=style.INK,
     )
-    return figure
+    return style.settled(figure)
 
 
 def curve_series(rows: Iterable[Mapping[str, object]]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:

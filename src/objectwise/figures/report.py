@@ -86,7 +86,7 @@ def write_report(
         parts.append(f'<section aria-label="Numbers">{_numbers(numbers)}</section>')
     parts += [_section(section) for section in sections]
     parts.append(_provenance(command, config))
-    page = _PAGE.replace("{title}", _text(title)).replace("{style}", _STYLE).replace("{body}", "\n".join(parts))
+    page = _PAGE.format(title=_text(title), style=_STYLE, body="\n".join(parts))
     write_text(Path(path), page)
     return Path(path)
 

@@ -160,6 +160,13 @@ def draw_box(axes: Axes, box: np.ndarray, colour: str, *, dashed: bool = False, 
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
+def settled(figure: Figure) -> Figure:
+    """The figure with its layout computed once and kept; constrained layout moves a little with every further drawing."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def figure_png(figure: Figure, *, dpi: int = 144, theme: Theme = "light") -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes.
 
