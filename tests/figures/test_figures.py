@@ -210,11 +210,12 @@ def test_steps_of_a_mixture_end_at_its_reconstruction() -> None:
     np.testing.assert_allclose(pixels(grid[0, 1])[:, 3:], 0.0)
 
 
-def test_refinement_steps_have_neither_boxes_nor_probabilities() -> None:
+@pytest.mark.parametrize("length", [4, 20])  # as many steps as slots, or more
+def test_refinement_steps_have_neither_boxes_nor_probabilities(length: int) -> None:
     base = made_up.mixture()
-    decomposition = replace(base, trajectory=tuple(base for _ in range(20)))
-    grid = np.array(steps_figure(base.reconstruction, decomposition, max_steps=5).axes).reshape(2, 6)
-    assert grid[0, -1].get_title() == "after step 20"
+    decomposition = replace(base, trajectory=tuple(base for _ in range(length)))
+    grid = np.array(steps_figure(base.reconstruction, decomposition, max_steps=4).axes).reshape(2, 5)
+    assert grid[0, -1].get_title() == f"after step {length}"
     assert grid[0, 1].get_title() == "after step 1"
     assert all(axes.get_xlabel() == "" for axes in grid.flat)
 

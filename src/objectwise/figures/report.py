@@ -107,7 +107,8 @@ def _figure(figure: Figure | bytes, caption: str) -> str:
         return f'<figure><div class="scroll"><img src="{_data(figure)}" alt="{_text(caption)}"></div>{shown}</figure>'
     width = round(96 * float(figure.get_figwidth()))
     # On a narrow screen a wide figure scrolls sideways rather than shrink until its labels cannot be read.
-    size = f'width="{width}" style="min-width:min({width}px, 34rem)"'
+    least = min(width, max(540, round(0.62 * width)))
+    size = f'width="{width}" style="min-width:{least}px"'
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(figure_png(figure, theme="dark"))}">'
     image = f'<img src="{_data(figure_png(figure))}" alt="{_text(caption)}" {size}>'
     return f'<figure><div class="scroll"><picture>{dark}{image}</picture></div>{shown}</figure>'

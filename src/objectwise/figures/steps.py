@@ -34,7 +34,8 @@ def steps_figure(
     slots = decomposition.object_slots
     presence = style.as_array(decomposition.presence[: len(images)])[:, slots]
     # A refinement step changes every slot; only where a step adds one object does it have a box and a probability.
-    one_by_one = decomposition.trajectory is None or len(decomposition.trajectory) == len(slots)
+    added = decomposition.boxes is not None and len(canvases) == len(slots)
+    one_by_one = decomposition.trajectory is None or added
     boxes = slot_boxes(decomposition, len(images))[:, slots] if decomposition.boxes is not None else None
     aspect = images.shape[2] / images.shape[3]
     below = 0.2 if one_by_one else 0.0
