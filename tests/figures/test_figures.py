@@ -309,6 +309,17 @@ def test_long_curves_are_smoothed_without_moving() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train"]
 
 
+def test_a_wild_start_does_not_flatten_the_rest() -> None:
+    wild = [{"step": s, "split": "train", "loss": 1e4 if s < 3 else s / 100, "kl": float(s)} for s in range(100)]
+    loss, kl = curves_figure(wild).axes
+    low, high = loss.get_ylim()
+    assert low < 0.1
+    assert 0.99 < high < 1.2
+    assert [text.get_text() for text in loss.texts] == ["start not shown"]
+    assert kl.get_ylim()[1] >= 99
+    assert not kl.texts
+
+
 # -- what all share -----------------------------------------------------------------------------------------------
 
 FIGURES = {

@@ -22,7 +22,7 @@ def curves_figure(
     """Small multiples, one panel per quantity over training steps, training and validation in one panel.
 
     Long noisy curves are drawn faint with their running mean on top. Values that are missing, not numbers, NaN or infinite
-    leave a gap and nothing else.
+    leave a gap and nothing else. Where the first steps would flatten the rest of a curve, the panel leaves them out and says so.
 
     Args:
         rows: of ``metrics.jsonl``: ``{"step": int, "split": "train" | "val", name: value, ...}``.
@@ -45,6 +45,7 @@ def curves_figure(
             if (name, split) in series:
                 _draw(axes, *series[name, split], _colour(splits, split), split)
         _dress(axes, name)
+        _cut_start(axes, [series[name, split] for split in splits if (name, split) in series])
     for axes in figure.axes[len(chosen) :]:
         axes.set_axis_off()
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
@@ -112,6 +113,24 @@ def _dress(axes: Axes, name: str) -> None:
     axes.set_xlabel("step", size=8.5, color=style.MUTED, labelpad=1)
     axes.locator_params(axis="x", nbins=5)
     axes.locator_params(axis="y", nbins=5)
+
+
+def _cut_start(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Keep the first steps of training from flattening all the rest: leave them outside, and say so.
+
+    Only where the values after the first tenth of the steps span less than an eighth of the whole range.
+    """
+    steps, values = (np.concatenate(parts) for parts in zip(*curves, strict=True))
+    known = np.isfinite(values)
+    late = known & (steps >= steps.min() + 0.1 * (steps.max() - steps.min()))
+    if late.sum() < 20:
+        return
+    low, high = values[late].min(), values[late].max()
+    if 0.0 < high - low < np.ptp(values[known]) / 8.0:
+        axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+        axes.text(
+            0.98, 0.96, "start not shown", transform=axes.transAxes, ha="right", va="top", size=7.5, color=style.MUTED
+        )
 
 
 def _colour(splits: Sequence[str], split: str) -> str:
