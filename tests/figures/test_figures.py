@@ -147,7 +147,7 @@ def test_decomposition_of_an_additive_model() -> None:
     names = ["input", "reconstruction", "segmentation", "background", "slot 1", "slot 2"]
     assert [axes.get_title() for axes in grid[0]] == names
     assert [axes.get_xlabel() for axes in grid[0, 3:]] == ["p=1", "p=.98", "p=.90"]
-    assert [axes.get_xlabel() for axes in grid[2, 3:]] == ["p=1", "p=.02", "p=<.01"]
+    assert [axes.get_xlabel() for axes in grid[2, 3:]] == ["p=1", "p=.02", "p<.01"]
     np.testing.assert_allclose(pixels(grid[0, 1])[..., 0], decomposition.reconstruction[0, 0], atol=1e-6)
     np.testing.assert_allclose(pixels(grid[0, 5])[..., 2], decomposition.components[0, 2, 0], atol=1e-6)
     segmentation = pixels(grid[0, 2])
@@ -369,7 +369,7 @@ def test_png_and_rgb_have_the_asked_resolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0"), (1.0, "1"), (0.98, ".98"), (0.996, ">.99"), (0.001, "<.01"), (0.5, ".50")]
+    ("value", "text"), [(0.0, "p=0"), (1.0, "p=1"), (0.98, "p=.98"), (0.996, "p>.99"), (0.001, "p<.01"), (0.5, "p=.50")]
 )
 def test_probabilities_claim_no_certainty(value: float, text: str) -> None:
     assert style.probability(value) == text

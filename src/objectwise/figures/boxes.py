@@ -63,20 +63,7 @@ def boxes_figure(
         for slot in chosen[i]:
             style.draw_box(place, boxes[i, slot], style.step_colour(slots.index(slot)))
         _title(place, true, int(found[i]), None if probabilities is None else float(probabilities[i, found[i]]))
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=legend,
-        loc="lower left",
-        bbox_to_anchor=(0.12 / width, 0.08 / height),
-        ncols=min(per_line, len(legend)),
-        frameon=False,
-        fontsize=9,
-        labelcolor=style.INK,
-        handlelength=1.2,
-        columnspacing=1.2,
-        borderpad=0.0,
-        borderaxespad=0.0,
-    )
+    _draw_legend(figure, legend, per_line)
     return figure
 
 
@@ -122,7 +109,7 @@ def _labels(
 def _title(axes: Axes, true: int | None, found: int, sure: float | None) -> None:
     text = f"found {found}" if true is None else f"true {true}, found {found}"
     if sure is not None:
-        text += f" (p={style.probability(sure)})"
+        text += f" ({style.probability(sure)})"
     wrong = true is not None and true != found
     axes.set_title(
         f"✗ {text}" if wrong else text,
@@ -142,3 +129,21 @@ def _legend_handles(used: int, name: str, dashed: bool) -> list[Patch]:
     if dashed:
         handles.append(Patch(facecolor="none", edgecolor=style.MUTED, linestyle=(0, (3, 2)), label="true"))
     return handles
+
+
+def _draw_legend(figure: Figure, handles: list[Patch], per_line: int) -> None:
+    """At the bottom left, under the first image."""
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.12 / width, 0.08 / height),
+        ncols=min(per_line, len(handles)),
+        frameon=False,
+        fontsize=9,
+        labelcolor=style.INK,
+        handlelength=1.2,
+        columnspacing=1.2,
+        borderpad=0.0,
+        borderaxespad=0.0,
+    )

@@ -48,7 +48,7 @@ def decomposition_figure(
             style.show(place, style.picture(components[row, slot]), style.MUTED if colour is None else colour, 1.8)
             absent = sure <= 0.5
             place.set_xlabel(
-                f"p={style.probability(sure)}",
+                style.probability(sure),
                 fontsize=8.5,
                 labelpad=3,
                 color=style.MUTED if absent else style.INK,

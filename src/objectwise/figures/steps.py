@@ -52,7 +52,7 @@ def steps_figure(
                     newest = k == step
                     style.draw_box(place, boxes[row, k], style.step_colour(k), width=1.8 if newest else 0.8)
             colour, slant = (style.INK, "normal") if present[step] else (style.MUTED, "italic")
-            text = f"p={style.probability(float(presence[row, step]))}"
+            text = style.probability(float(presence[row, step]))
             place.set_xlabel(text, fontsize=8.5, labelpad=3, color=colour, fontstyle=slant)
     for place, name in zip(axes[0], ["input", *(f"after step {step + 1}" for step in steps)], strict=True):
         place.set_title(name, fontsize=9, pad=5, color=style.INK)

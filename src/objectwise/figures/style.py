@@ -90,14 +90,14 @@ def picture(image: Tensor | np.ndarray) -> np.ndarray:
 
 
 def probability(value: float) -> str:
-    """A probability in at most four characters: ``.98``, ``1``, ``>.99`` and ``<.01`` where rounding would claim more."""
+    """A probability in few characters: ``p=.98``, ``p=1``, and ``p>.99`` or ``p<.01`` where rounding would claim more."""
     if value in (0.0, 1.0):
-        return f"{value:.0f}"
+        return f"p={value:.0f}"
     if value >= 0.995:
-        return ">.99"
+        return "p>.99"
     if value < 0.005:
-        return "<.01"
-    return f"{value:.2f}".removeprefix("0")
+        return "p<.01"
+    return f"p={value:.2f}".replace("0.", ".")
 
 
 def image_grid(
