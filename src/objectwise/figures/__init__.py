@@ -1,1 +1,22 @@
 """One function per figure: arrays in, a matplotlib figure out."""
+
+from objectwise.figures.boxes import boxes_figure
+from objectwise.figures.confusion import confusion_figure
+from objectwise.figures.curves import curves_figure
+from objectwise.figures.decomposition import decomposition_figure
+from objectwise.figures.report import Section, Table, write_report
+from objectwise.figures.steps import steps_figure
+from objectwise.figures.style import figure_png, figure_rgb
+
+__all__ = [
+    "Section",
+    "Table",
+    "boxes_figure",
+    "confusion_figure",
+    "curves_figure",
+    "decomposition_figure",
+    "figure_png",
+    "figure_rgb",
+    "steps_figure",
+    "write_report",
+]

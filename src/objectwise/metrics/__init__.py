@@ -1,1 +1,27 @@
 """Pure functions of tensors: labels and predictions in, a typed result out."""
+
+from objectwise.metrics.counting import CountScores, collapse, count_scores, wilson_interval
+from objectwise.metrics.reconstruction import foreground_mse, mse, psnr, sse
+from objectwise.metrics.segmentation import (
+    adjusted_rand_index,
+    contingency,
+    degenerate_advice,
+    foreground_ari,
+    labels_from_masks,
+)
+
+__all__ = [
+    "CountScores",
+    "adjusted_rand_index",
+    "collapse",
+    "contingency",
+    "count_scores",
+    "degenerate_advice",
+    "foreground_ari",
+    "foreground_mse",
+    "labels_from_masks",
+    "mse",
+    "psnr",
+    "sse",
+    "wilson_interval",
+]
