@@ -53,7 +53,9 @@ class SpritesConfig(Config):
     def _possible(self) -> Self:
         low, high = self.sprite_size
         if not 4 <= low <= high <= self.image_size:
-            raise ValueError(f"sprite_size {self.sprite_size} must satisfy 4 <= smallest <= largest <= {self.image_size}")
+            raise ValueError(
+                f"sprite_size {self.sprite_size} must satisfy 4 <= smallest <= largest <= {self.image_size}"
+            )
         if not self.counts or min(self.counts) < 0 or max(self.counts) > 64:
             raise ValueError(f"counts {self.counts} must be one or more numbers from 0 to 64")
         return self
@@ -141,8 +143,8 @@ class SpriteScenes:
             top, left = np.split((numbers * (side - low + 1)).astype(np.int64), 2, axis=1)
             largest = np.minimum(high, side - np.maximum(top, left))
             size = low + (scene.grown[rows] * (largest - low + 1)).astype(np.int64)
-            edges = (torch.from_numpy(values) for values in (top, left, size * used[rows]))
-            return shapes.draw(torch.from_numpy(scene.shape[rows]), *edges, side, side), (top, left, size)
+            arrays = (scene.shape[rows], top, left, size * used[rows])
+            return shapes.draw(*(torch.from_numpy(array) for array in arrays), canvas=(side, side)), (top, left, size)
 
         placed = place(draw, seed=self.config.seed, split=split, indices=indices, numbers=2 * most)
         if placed is None:

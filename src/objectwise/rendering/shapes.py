@@ -16,7 +16,7 @@ _FAR = 2**20
 """Larger than any squared radius of a canvas."""
 
 
-def draw(shape: Tensor, top: Tensor, left: Tensor, size: Tensor, height: int, width: int) -> Tensor:
+def draw(shape: Tensor, top: Tensor, left: Tensor, size: Tensor, *, canvas: tuple[int, int]) -> Tensor:
     """Draw each shape into its own canvas.
 
     Args:
@@ -24,16 +24,15 @@ def draw(shape: Tensor, top: Tensor, left: Tensor, size: Tensor, height: int, wi
         top: (...) int64 upper edge of the shape's square in pixels.
         left: (...) int64 left edge.
         size: (...) int64 side of the square; 0 draws nothing.
-        height: H of the canvas.
-        width: W of the canvas.
+        canvas: (H, W).
 
     Returns:
         (..., H, W) bool.
     """
     radius = size // 2
     limit = torch.where(shape == _DISC, radius**2, torch.where(shape == _SQUARE, 1, radius)) * (size > 0)
-    rows = _distance(shape, top, size, height)
-    columns = _distance(shape, left, size, width)
+    rows = _distance(shape, top, size, canvas[0])
+    columns = _distance(shape, left, size, canvas[1])
     return rows.unsqueeze(-1) + columns.unsqueeze(-2) < limit.int()[..., None, None]
 
 
