@@ -1,7 +1,7 @@
 """Fetching the original files of public datasets, with checksums.
 
-A broken download leaves ``FILE.part`` behind and goes on from there the next time; a file appears under its own name only when its
-MD5 is right.
+A broken download leaves ``FILE.part`` behind and goes on from there the next time; a file appears under its own name only
+when its MD5 is right.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ DOWNLOADS: dict[str, Download] = {
 """Name -> what `objectwise fetch NAME` downloads."""
 
 
-class _Unreachable(Exception):
+class _UnreachableError(Exception):
     """The connection could not be made or broke; trying again may help."""
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The server answered that it will not give the file; trying again will not help."""
 
 
@@ -148,11 +148,11 @@ def _fetch_file(
             patience.wait(2.0 ** (attempt - 1))
         for base in tuple(open_bases):
             try:
-                _receive(base + file.name, part, file.size, patience.timeout, report)
-                _accept(part, target, file, base)
-            except _Unreachable as reason:
+                resumed = _receive(base + file.name, part, file.size, patience.timeout, report)
+                _accept(part, target, file, base, resumed=resumed)
+            except _UnreachableError as reason:
                 problem = f"could not reach {base} ({reason})"
-            except _Refused as reason:
+            except _RefusedError as reason:
                 problem = str(reason)
                 open_bases.remove(base)
             else:
@@ -161,11 +161,11 @@ def _fetch_file(
     raise UserError(f"{problem}; try again later, or put {file.name} into {folder} yourself")
 
 
-def _receive(url: str, part: Path, size: int, timeout: float, report: Callable[[int], None]) -> None:
-    """Complete ``part`` from ``url``, from where it ends if the server can do that, else from the beginning."""
+def _receive(url: str, part: Path, size: int, timeout: float, report: Callable[[int], None]) -> bool:
+    """Complete ``part`` from where it ends if the server can do that (returns True), else from the beginning (False)."""
     have = part.stat().st_size if part.is_file() else 0
     if have >= size:
-        return
+        return True
     headers = {"User-Agent": "objectwise", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -173,20 +173,25 @@ def _receive(url: str, part: Path, size: int, timeout: float, report: Callable[[
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:
             resumed = answer.status == 206 and _range_start(answer.headers.get("Content-Range")) == have
             if answer.status == 206 and not resumed:
-                raise _Unreachable("it sent another range than was asked for")
+                raise _UnreachableError("it sent another range than was asked for")
+            start = have if resumed else 0
+            length = int(answer.headers.get("Content-Length") or size - start)
+            if length != size - start:
+                raise _RefusedError(f"{url} is {start + length} bytes long, not {size}; it is not the file wanted")
             with _open_part(part, "ab" if resumed else "wb") as stream:
-                _copy(answer, stream, have if resumed else 0, size, report)
+                _copy(answer, stream, start, size, report)
+            return resumed
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (408, 425, 429) or error.code >= 500:
-            raise _Unreachable(f"HTTP {error.code}") from None
+            raise _UnreachableError(f"HTTP {error.code}") from None
         if error.code == 416:
             part.unlink(missing_ok=True)
-            raise _Unreachable("HTTP 416, starting anew") from None
-        raise _Refused(f"{url} cannot be had (HTTP {error.code})") from None
+            raise _UnreachableError("HTTP 416, starting anew") from None
+        raise _RefusedError(f"{url} cannot be had (HTTP {error.code})") from None
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _Unreachable(str(reason) or type(error).__name__) from None
+        raise _UnreachableError(str(reason) or type(error).__name__) from None
 
 
 def _range_start(header: str | None) -> int | None:
@@ -200,7 +205,7 @@ def _copy(answer: BinaryIO, stream: BinaryIO, done: int, size: int, report: Call
     while done < size:
         data = answer.read(min(CHUNK, size - done))
         if not data:
-            raise _Unreachable(f"the connection broke after {done} of {size} bytes")
+            raise _UnreachableError(f"the connection broke after {done} of {size} bytes")
         try:
             stream.write(data)
             stream.flush()
@@ -223,7 +228,7 @@ def _disk_error(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error}")
 
 
-def _accept(part: Path, target: Path, file: RemoteFile, base: str) -> None:
+def _accept(part: Path, target: Path, file: RemoteFile, base: str, *, resumed: bool) -> None:
     """Give a complete download its name, or remove it if its bytes are wrong."""
     found = _md5(part)
     try:
@@ -233,7 +238,9 @@ def _accept(part: Path, target: Path, file: RemoteFile, base: str) -> None:
         part.unlink()
     except OSError as error:
         raise _disk_error(target, error) from None
-    raise _Refused(f"{base}{file.name} gave bytes with MD5 {found} instead of {file.md5}, which were removed")
+    if resumed:
+        raise _UnreachableError("what an earlier download left was damaged; starting anew")
+    raise _RefusedError(f"{base}{file.name} gave bytes with MD5 {found} instead of {file.md5}, which were removed")
 
 
 def _md5(path: Path) -> str:
