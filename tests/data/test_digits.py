@@ -81,7 +81,7 @@ def test_seed_and_split_matter() -> None:
 
 def test_impossible_placement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenes, "MAX_TRIES", 5)
-    with pytest.raises(UserError, match="12 digits of up to 24 pixels do not fit into 24x24.*overlap=allowed"):
+    with pytest.raises(UserError, match=r"12 digits of up to 24 pixels do not fit into 24x24.*overlap=allowed"):
         BUNDLED.replaced(counts=(12,), image_size=24).build().batch("train", [0])
 
 

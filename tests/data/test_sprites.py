@@ -147,7 +147,7 @@ def test_noise_is_normal() -> None:
 
 def test_impossible_placement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenes, "MAX_TRIES", 5)
-    with pytest.raises(UserError, match="9 sprites of at least 20 pixels do not fit into 24x24.*larger image_size"):
+    with pytest.raises(UserError, match=r"9 sprites of at least 20 pixels do not fit into 24x24.*larger image_size"):
         SpritesConfig(counts=(9,), image_size=24, sprite_size=(20, 20)).build().batch("train", [0])
 
 
