@@ -86,7 +86,7 @@ def test_kept_and_decoded_again_give_the_same(tmp_path: Path, memory_mb: int) ->
         (SpritesConfig(counts=(0, 1, 3)), "train"),
         (SpritesConfig(color="grey", background="noise"), "test"),
         (DigitsConfig(source="bundled"), "val"),
-        (DigitsConfig(source="bundled", color="random", overlap="allowed", counts=(0, 9), image_size=30), "train"),
+        (DigitsConfig(source="bundled", color="random", overlap="allowed", counts=(0, 40), image_size=24), "train"),
     ],
 )
 def test_round_trip(tmp_path: Path, source: SpritesConfig | DigitsConfig, split: str) -> None:
@@ -108,6 +108,17 @@ def test_round_trip(tmp_path: Path, source: SpritesConfig | DigitsConfig, split:
         for name in expected.factors:
             assert torch.equal(found.factors[name], expected.factors[name]), name
             assert found.factors[name].dtype == expected.factors[name].dtype
+
+
+def test_hidden_objects_are_written_and_read(tmp_path: Path) -> None:
+    source = DigitsConfig(source="bundled", overlap="allowed", counts=(40,), image_size=24).build()
+    write_folder(source, "train", 8, tmp_path)
+    dataset = build(tmp_path)
+    batch = dataset.batch("train", range(3))
+    assert batch.counts.tolist() == [40] * 3
+    hidden = batch.present & (batch.visible_pixels == 0)
+    assert hidden.any()
+    assert (batch.factors["size"][hidden] > 0).all()
 
 
 def test_files_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
