@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_helpers import assert_labels_match_pixels, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from objectwise.core import UserError, check_dataset
 from objectwise.data import scenes
 from objectwise.data.digits import DigitsConfig, load_digits
 from objectwise.rendering import glyphs
-from tests.data.helpers import assert_labels_match_pixels, same
 
 BUNDLED = DigitsConfig(source="bundled")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_helpers import assert_labels_match_pixels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,9 +18,8 @@ from PIL import Image
 from objectwise.core import Batch, UserError, check_dataset
 from objectwise.data import config_class, pictures
 from objectwise.data.digits import DigitsConfig
-from objectwise.data.folder import FolderConfig, FolderImages, natural_key, split_files, write_folder
+from objectwise.data.folder import FolderConfig, FolderImages, _renumbered, natural_key, split_files, write_folder
 from objectwise.data.sprites import SpritesConfig
-from tests.data.helpers import assert_labels_match_pixels
 
 RNG = np.random.Generator(np.random.PCG64(0))
 
@@ -119,6 +119,14 @@ def test_hidden_objects_are_written_and_read(tmp_path: Path) -> None:
     hidden = batch.present & (batch.visible_pixels == 0)
     assert hidden.any()
     assert (batch.factors["size"][hidden] > 0).all()
+
+
+def test_several_backgrounds_become_one(tmp_path: Path) -> None:
+    """Ids 0 and 2 are background, 1 is absent, 3 and 4 are objects: they are written as 0 and 1, 2."""
+    instances = torch.tensor([[[0, 2], [4, 3]]])
+    present = torch.tensor([[True, False, True, True, True]])
+    batch = Batch(torch.zeros(1), torch.zeros(1, 1, 2, 2), instances, background_ids=(0, 2), present=present)
+    assert _renumbered(batch, 0).tolist() == [[0, 0], [2, 1]]
 
 
 def test_files_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
@@ -306,6 +314,11 @@ def _orphan_mask(root: Path) -> None:
     save(root / "masks" / "77.png", picture(channels=1))
 
 
+def _two_owners(root: Path) -> None:
+    save(root / "3.jpg", picture(20, 20))
+    save(root / "3_mask.png", picture(20, 20, 1))
+
+
 def _wrong_mask_size(root: Path) -> None:
     save(root / "3_mask.png", picture(5, 7, 1))
 
@@ -352,6 +365,7 @@ def _too_few_factors(root: Path) -> None:
     ("spoil", "message"),
     [
         (_orphan_mask, r"mask .*masks/77\.png has no image"),
+        (_two_owners, r"mask .*3_mask\.png could belong to 3\.jpg or to 3\.png; rename one"),
         (_wrong_mask_size, r"mask .*3_mask\.png is 7x5 but its image .*3\.png is 20x20"),
         (_jpeg_mask, r"masks/3\.jpg is a JPEG"),
         (_crowded_mask, r"3_mask\.png holds 399 entities; at most 255"),

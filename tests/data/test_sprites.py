@@ -6,13 +6,13 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+from data_helpers import assert_labels_match_pixels, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectwise.core import Config, UserError, check_dataset
 from objectwise.data import scenes
 from objectwise.data.sprites import SpritesConfig
-from tests.data.helpers import assert_labels_match_pixels, same
 
 COLORS = {"disc": (1, 0, 0), "square": (0, 1, 0), "diamond": (0, 0, 1)}
 

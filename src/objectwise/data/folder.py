@@ -250,17 +250,21 @@ def list_folder(root: Path, *, with_masks: bool = True) -> Listing:
         raise UserError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     if not with_masks:
         return Listing(images, {})
-    by_stem: dict[Path, str] = {Path(image).with_suffix(""): image for image in reversed(images)}
+    by_stem: dict[Path, list[str]] = {}
+    for image in images:
+        by_stem.setdefault(Path(image).with_suffix(""), []).append(image)
     best: dict[str, tuple[int, Path]] = {}
     for path, rank in ranks.items():
         if rank is None:
             continue
-        image = next((by_stem[stem] for stem in _image_stems(path) if stem in by_stem), None)
-        if image is None:
+        owners = next((by_stem[stem] for stem in _image_stems(path) if stem in by_stem), [])
+        if not owners:
             raise UserError(f"mask {root / path} has no image; remove it or add its image, or set --data.masks none")
+        if len(owners) > 1:
+            raise UserError(f"mask {root / path} could belong to {' or to '.join(owners)}; rename one of them")
         if path.suffix.lower() in (".jpg", ".jpeg"):
             raise UserError(f"mask {root / path} is a JPEG, which blurs ids; save masks as PNG")
-        best[image] = min(best.get(image, (rank, path)), (rank, path))
+        best[owners[0]] = min(best.get(owners[0], (rank, path)), (rank, path))
     return Listing(images, {image: root / path for image, (_, path) in best.items()})
 
 

@@ -177,7 +177,7 @@ class SpriteScenes:
             position = torch.arange(self.config.image_size)
             lines = (position - torch.from_numpy(offsets).unsqueeze(-1)) % GRID_STEP == 0
             grid = lines[:, 0, :, None] | lines[:, 1, None, :]
-            return torch.where(grid.unsqueeze(1), images.clamp_min(GRID_LEVEL), images)
+            return torch.maximum(images, grid.unsqueeze(1) * GRID_LEVEL)
         if self.config.background == "noise":
             values = images[0].numel() if len(images) else 0
             numbers = uniforms(self.config.seed, source, indices, -(-values // 3))
