@@ -10,6 +10,8 @@ from typing import Any
 
 DATASETS: dict[str, str] = {
     "digits": "objectwise.data.digits:DigitsConfig",
+    "sprites": "objectwise.data.sprites:SpritesConfig",
+    "folder": "objectwise.data.folder:FolderConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""
 

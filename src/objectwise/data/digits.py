@@ -17,14 +17,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from objectwise.core import Batch, Config, FactorSpec, UserError, boxes_from_instances, uniforms
-from objectwise.core.dataset import SPLITS
+from objectwise.core import Batch, Config, FactorSpec, UserError, uniforms
 from objectwise.data.cache import cache_folder
 from objectwise.data.idx import read_idx
+from objectwise.data.scenes import FACTORS, MAX_TRIES, check_split, labelled, place, stream
 from objectwise.rendering import glyphs
-
-MAX_TRIES = 1000
-"""Placements tried before a scene is declared impossible."""
 
 
 class DigitsConfig(Config):
@@ -114,8 +111,7 @@ class DigitScenes:
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The scenes with these indices; see :class:`objectwise.core.dataset.Dataset`."""
-        if split not in self.splits:
-            raise UserError(f"digits has no split '{split}'; there are {', '.join(self.splits)}")
+        check_split("digits", split, self.splits)
         indices = np.asarray(indices, dtype=np.int64)
         scene = self.sample_factors(split, indices)
         top, left, layers = self._place(split, indices, scene)
@@ -124,7 +120,7 @@ class DigitScenes:
     def sample_factors(self, split: str, indices: np.ndarray) -> Scene:
         """Everything about the scenes but the positions."""
         most = max(self.config.counts)
-        draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 1 + 3 * most)
+        draws = uniforms(self.config.seed, stream(split, FACTORS), indices, 1 + 3 * most)
         count = np.array(self.config.counts)[(draws[:, 0] * len(self.config.counts)).astype(np.int64)]
         glyph, size, hue = np.split(draws[:, 1:], 3, axis=1)
         low, high = self.config.digit_size
@@ -137,40 +133,34 @@ class DigitScenes:
 
     def _place(self, split: str, indices: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray, Tensor]:
         """Top and left edges (B, M) and layers (B, M, H, W) uint8; all positions of a scene are redrawn on overlap."""
-        batch, most = scene.glyph.shape
-        top, left = np.zeros((batch, most), np.int64), np.zeros((batch, most), np.int64)
-        layers = torch.zeros(batch, most, *self.image_shape[1:], dtype=torch.uint8)
-        if most == 0:
-            return top, left, layers
+        most = scene.glyph.shape[1]
         used = np.arange(most) < scene.number[:, None]
-        pending = np.arange(batch)
-        for attempt in range(MAX_TRIES):
-            draws = uniforms(self.config.seed, (SPLITS.index(split), 1 + attempt), indices[pending], 2 * most)
-            room = self.config.image_size - scene.size[pending] + 1
-            top[pending] = (draws[:, :most] * room).astype(np.int64)
-            left[pending] = (draws[:, most:] * room).astype(np.int64)
-            drawn = self._draw(split, scene, top, left, used, pending)
-            if self.config.overlap == "allowed":
-                return top, left, drawn
-            free = ((drawn > 0).sum(dim=1, dtype=torch.uint8).flatten(1).amax(dim=1) <= 1).numpy()
-            layers[torch.from_numpy(pending[free])] = drawn[torch.from_numpy(free)]
-            pending = pending[~free]
-            if len(pending) == 0:
-                return top, left, layers
-        raise UserError(
-            f"{max(self.config.counts)} digits of up to {self.config.digit_size[1]} pixels do not fit into "
-            f"{self.config.image_size}x{self.config.image_size} without overlap ({MAX_TRIES} tries); "
-            "use a larger image_size, smaller digit_size or overlap=allowed"
-        )
+
+        def draw(rows: np.ndarray, numbers: np.ndarray) -> tuple[Tensor, tuple[np.ndarray, ...]]:
+            room = self.config.image_size - scene.size[rows] + 1
+            top = (numbers[:, :most] * room).astype(np.int64)
+            left = (numbers[:, most:] * room).astype(np.int64)
+            return self._draw(split, scene, top, left, used, rows), (top, left)
+
+        apart = self.config.overlap == "none"
+        placed = place(draw, seed=self.config.seed, split=split, indices=indices, numbers=2 * most, apart=apart)
+        if placed is None:
+            raise UserError(
+                f"{max(self.config.counts)} digits of up to {self.config.digit_size[1]} pixels do not fit into "
+                f"{self.config.image_size}x{self.config.image_size} without overlap ({MAX_TRIES} tries); "
+                "use a larger image_size, smaller digit_size or overlap=allowed"
+            )
+        layers, (top, left) = placed
+        return top, left, layers
 
     def _draw(
         self, split: str, scene: Scene, top: np.ndarray, left: np.ndarray, used: np.ndarray, rows: np.ndarray
     ) -> Tensor:
-        """Layers (len(rows), M, H, W) uint8 of some scenes; unused digits stay empty."""
+        """Layers (R, M, H, W) uint8 of the scenes ``rows`` (R,), placed at (R, M); unused digits stay empty."""
         layers = torch.zeros(len(rows), used.shape[1], *self.image_shape[1:], dtype=torch.uint8)
         chosen = torch.from_numpy(used[rows])
         pictures = self._digits[split][0][torch.from_numpy(scene.glyph[rows])[chosen]]
-        edges = [torch.from_numpy(values[rows])[chosen] for values in (top, left, scene.size)]
+        edges = [torch.from_numpy(values)[chosen] for values in (top, left, scene.size[rows])]
         layers[chosen] = glyphs.place(pictures, edges[0], edges[1], edges[2], *self.image_shape[1:])
         return layers
 
@@ -192,25 +182,15 @@ class DigitScenes:
             else (torch.zeros(batch, *self.image_shape[1:]), torch.zeros(1, dtype=torch.int64))
         )
         instances = torch.where(ink > 0, owner + 1, 0)
-        boxes, visible = boxes_from_instances(instances, most + 1)
         size = torch.from_numpy(scene.size).float()
-        rows = {
-            "x": (torch.from_numpy(left) + size / 2) * used,
-            "y": (torch.from_numpy(top) + size / 2) * used,
-            "size": size * used,
-            "label": self._digits[split][1][torch.from_numpy(scene.glyph)] * used,
+        factors = {
+            "x": torch.from_numpy(left) + size / 2,
+            "y": torch.from_numpy(top) + size / 2,
+            "size": size,
+            "label": self._digits[split][1][torch.from_numpy(scene.glyph)],
             "color": colors,
         }
-        return Batch(
-            index=torch.from_numpy(indices),
-            images=images,
-            instances=instances,
-            factors={name: _with_background(values) for name, values in rows.items()},
-            factor_specs=self.factor_specs,
-            present=torch.cat([torch.ones(batch, 1, dtype=torch.bool), used], dim=1),
-            visible_pixels=visible,
-            boxes=boxes,
-        )
+        return labelled(indices, images, instances, used, factors, self.factor_specs)
 
 
 def hue_to_rgb(hue: Tensor) -> Tensor:
@@ -292,10 +272,3 @@ def _find(root: Path, stem: str) -> Path | None:
 def _train_prefix(root: Path) -> Path | None:
     """An .npz with the first part of the training digits (``images``, ``labels``), for those who have no more."""
     return next(iter(sorted(root.glob("train*.npz"))), None)
-
-
-def _with_background(rows: Tensor) -> Tensor:
-    """(B, M, ...) -> (B, M+1, ...) with a first row of zeros."""
-    return torch.cat(
-        [torch.zeros_like(rows[:, :1]) if rows.shape[1] else rows.new_zeros(len(rows), 1, *rows.shape[2:]), rows], 1
-    )

@@ -37,9 +37,11 @@ def read_idx(path: Path) -> np.ndarray:
         raise UserError(f"{path} holds IDX type 0x{data[2]:02x}; only unsigned bytes (0x08) are read")
     dimensions = data[3]
     start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise UserError(f"{path} ends inside its header; it is truncated or damaged")
     shape = tuple(int(n) for n in np.frombuffer(data[4:start], dtype=">u4"))
-    if len(shape) != dimensions or len(data) - start != math.prod(shape):
+    if len(data) - start != math.prod(shape):
         raise UserError(
-            f"{path} declares {shape} but holds {max(len(data) - start, 0)} bytes of data; it is truncated or damaged"
+            f"{path} declares {shape} but holds {len(data) - start} bytes of data; it is truncated or damaged"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
