@@ -17,7 +17,7 @@ from objectwise.core import Batch, Dataset, Decomposition, UserError, seed_for
 from objectwise.core.files import write_text
 from objectwise.models.loading import load_model
 from objectwise.recipes.experiment import Experiment, load_experiment, save_experiment
-from objectwise.recipes.pictures import training_picture, write_figures
+from objectwise.recipes.reporting import training_picture, write_figures
 from objectwise.training.evaluation import Evaluation, evaluate
 from objectwise.training.fitting import FitResult, fit
 from objectwise.training.precision import hardware_class
@@ -153,7 +153,8 @@ def _train(
     split = "test" if dataset.splits.get("test", 0) else "val"
     found = evaluate(model, dataset, split=split)
     write_text(run / RESULTS, json.dumps(_results(experiment, found, result, minutes), indent=2) + "\n")
-    write_figures(model, dataset, run, experiment, found)
+    command = f"objectwise train --config {run / CONFIG}"
+    write_figures(model, dataset, run, experiment, found, command=command)
     return run
 
 

@@ -1,0 +1,144 @@
+"""A run's pictures: for TensorBoard while it trains, and as figures and a report when it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from torch import nn
+
+from objectwise import figures
+from objectwise.core import Batch, Dataset, Decomposition, UserError
+from objectwise.core.files import atomic_path
+from objectwise.metrics.counting import collapse
+from objectwise.recipes.experiment import Experiment
+from objectwise.training.callbacks import read_metrics
+from objectwise.training.evaluation import Evaluation, decompositions
+
+_SHOWN = 12
+"""Images in the figures: the first of the split, never picked."""
+_SEARCHED = 512
+"""Images looked through for wrong counts."""
+
+
+def training_picture(batch: Batch, out: Decomposition) -> np.ndarray:
+    """(H, W, 3) uint8 picture of some decompositions, for TensorBoard."""
+    return figures.figure_rgb(figures.decomposition_figure(batch, out))
+
+
+def write_figures(
+    model: nn.Module, dataset: Dataset, run: Path, experiment: Experiment, found: Evaluation, *, command: str
+) -> Path:
+    """Draw everything a run has to show into ``figures/`` and ``report.html``.
+
+    Args:
+        model: trained.
+        dataset: its data.
+        run: the run folder.
+        experiment: what was done.
+        found: the scores on the held-out split.
+        command: the command line that made the run.
+
+    Returns:
+        the report's path.
+    """
+    batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
+    sections = [_decomposition_section(batch, out)]
+    if found.counts is not None:
+        sections.append(_counting_section(model, dataset, found))
+    rows = read_metrics(run / "metrics.jsonl")
+    if rows:
+        curves = (figures.curves_figure(rows), "training (batch averages) and validation (held-out scenes)")
+        sections.append(figures.Section("Training", figures=[curves]))
+    _save_figures(run, sections)
+    return figures.write_report(
+        run / "report.html",
+        f"{experiment.name}: what it found",
+        sections,
+        summary=f"{experiment.model_name} trained without labels on {experiment.data_name}; every picture and number below is "
+        f"of the {found.split} split, which training never saw. Pictures show its first images, not chosen ones.",
+        notices=_notices(found),
+        numbers=_numbers(found),
+        config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        command=command,
+    )
+
+
+def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
+    drawn: list[tuple[Figure | bytes, str]] = []
+    if out.boxes is not None:
+        drawn.append((figures.boxes_figure(batch, out), "found boxes, one colour per step"))
+        drawn.append((figures.steps_figure(batch, out), "the reconstruction after each step"))
+    drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
+    return figures.Section("Objects", figures=drawn)
+
+
+def _counting_section(model: nn.Module, dataset: Dataset, found: Evaluation) -> figures.Section:
+    assert found.counts is not None
+    drawn: list[tuple[Figure | bytes, str]] = [
+        (figures.confusion_figure(found.counts), f"true and found counts of {found.images} held-out scenes")
+    ]
+    wrong = _first_wrong(model, dataset, found)
+    text = ""
+    if wrong is not None:
+        drawn.append((figures.boxes_figure(*wrong, max_images=8), "the first scenes that were counted wrong"))
+    elif found.counts.accuracy < 1.0:
+        text = f"None of the first {_SEARCHED} scenes was counted wrong."
+    return figures.Section("Counting", text=text, figures=drawn)
+
+
+def _first_wrong(model: nn.Module, dataset: Dataset, found: Evaluation) -> tuple[Batch, Decomposition] | None:
+    """The first few wrongly counted scenes; None if there is none among the first."""
+    indices = np.arange(min(_SEARCHED, found.images))
+    wrong: list[int] = []
+    for batch, out in decompositions(model, dataset, found.split, indices):
+        if batch.counts is not None:
+            wrong += batch.index[batch.counts != out.counts()].tolist()
+    if not wrong:
+        return None
+    return next(decompositions(model, dataset, found.split, np.array(wrong[:8])))
+
+
+def _save_figures(run: Path, sections: list[figures.Section]) -> None:
+    folder = run / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder}: {error.strerror or error}") from None
+    for section in sections:
+        for number, (figure, _) in enumerate(section.figures, 1):
+            with atomic_path(folder / f"{section.heading.lower()}-{number}.png") as temporary:
+                temporary.write_bytes(figure if isinstance(figure, bytes) else figures.figure_png(figure))
+
+
+def _notices(found: Evaluation) -> list[str]:
+    advice = None if found.counts is None else collapse(found.counts.confusion)
+    return [advice] if advice else []
+
+
+def _numbers(found: Evaluation) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    if found.counts is not None:
+        low, high = found.counts.accuracy_interval
+        numbers["count accuracy"] = (
+            found.counts.accuracy,
+            f"95 % interval {low:.3f} to {high:.3f}; always answering the most frequent count scores "
+            f"{found.counts.base_rate:.3f}",
+        )
+    if "foreground_ari" in found.scores:
+        detail = found.details["foreground_ari"]
+        numbers["foreground ARI"] = (
+            found.scores["foreground_ari"],
+            f"mean of {detail['n_scored']} images with at least two objects; {detail['n_skipped']} have fewer",
+        )
+    explained = {
+        "mse": "mean over pixels and channels, images in [0, 1]",
+        "elbo": "nats per image, at posterior means",
+    }
+    for name, text in explained.items():
+        if name in found.scores:
+            numbers[name] = (found.scores[name], text)
+    return numbers
