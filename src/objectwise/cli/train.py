@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ Train a recipe: objectwise train RECIPE [--data NAME] [--config FILE] [overrides
 def train(arguments: list[str]) -> int:
     """Train a recipe or a configuration file, with overrides."""
     experiment = experiment_from(arguments)
-    return _finish(lambda: train_experiment(experiment))
+    return finish(lambda: train_experiment(experiment))
 
 
 def experiment_from(arguments: list[str]) -> Experiment:
@@ -93,10 +94,10 @@ def resume(arguments: list[str]) -> int:
     given = parse(ResumeArguments, arguments, program="objectwise resume", description=str(ResumeArguments.__doc__))
     changes: dict[str, Any] = {} if given.max_steps is None else {"max_steps": given.max_steps}
     run_experiment(Path(given.run))
-    return _finish(lambda: resume_run(Path(given.run), **changes))
+    return finish(lambda: resume_run(Path(given.run), **changes))
 
 
-def _finish(work: Any) -> int:
+def finish(work: Callable[[], Path]) -> int:
     """Do the work; say where the results are, or how to go on."""
     try:
         run = work()

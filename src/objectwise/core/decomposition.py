@@ -88,6 +88,12 @@ class Decomposition:
             return self.count_probs.argmax(dim=1)
         return (self.presence[:, self.object_slots] > 0.5).sum(dim=1)
 
+    def found_slots(self) -> list[list[int]]:
+        """For each image the slots that hold its objects: the most present ones, as many as :meth:`counts` says, in order."""
+        slots = torch.tensor(self.object_slots, dtype=torch.int64)
+        order = self.presence[:, self.object_slots].argsort(dim=1, descending=True, stable=True).cpu()
+        return [sorted(slots[row[:n]].tolist()) for row, n in zip(order, self.counts().tolist(), strict=True)]
+
     def segmentation(self) -> Tensor:
         """(B, H, W) int64: the slot with the largest mask at each pixel, the first one on ties."""
         return self.masks.float().argmax(dim=1)

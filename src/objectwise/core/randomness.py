@@ -43,7 +43,9 @@ def uniforms(seed: int, stream: tuple[int, int], indices: Sequence[int] | np.nda
 
 def seed_for(*parts: int) -> int:
     """One 63-bit seed from several integers, e.g. (seed, purpose, step); well mixed and stable across versions."""
-    words = np.random.SeedSequence([int(part) for part in parts]).generate_state(1, np.uint64)
+    # Fixed-width words and the number of parts: SeedSequence itself takes (1,) and (1, 0) for the same.
+    halves = [word for part in parts for word in (int(part) & 0xFFFFFFFF, int(part) >> 32)]
+    words = np.random.SeedSequence([len(parts), *halves]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
 

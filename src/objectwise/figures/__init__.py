@@ -5,6 +5,7 @@ from objectwise.figures.confusion import confusion_figure
 from objectwise.figures.curves import curves_figure
 from objectwise.figures.decomposition import decomposition_figure
 from objectwise.figures.report import Section, Table, write_report
+from objectwise.figures.samples import samples_figure
 from objectwise.figures.steps import steps_figure
 from objectwise.figures.style import figure_png, figure_rgb
 
@@ -17,6 +18,7 @@ __all__ = [
     "decomposition_figure",
     "figure_png",
     "figure_rgb",
+    "samples_figure",
     "steps_figure",
     "write_report",
 ]

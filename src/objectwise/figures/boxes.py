@@ -43,7 +43,7 @@ def boxes_figure(
     true_counts, true_boxes = _labels(scenes, true_counts, true_boxes, count)
     found = style.as_array(decomposition.counts()[:count])
     probabilities = style.first_rows(decomposition.count_probs, count)
-    chosen = chosen_slots(decomposition, count)
+    chosen = decomposition.select(slice(0, count)).found_slots()
     boxes = slot_boxes(decomposition, count)
     columns = min(columns, count)
     slots = decomposition.object_slots
@@ -65,15 +65,6 @@ def boxes_figure(
         _title(place, true, int(found[i]), None if probabilities is None else float(probabilities[i, found[i]]))
     _draw_legend(figure, legend, per_line)
     return figure
-
-
-def chosen_slots(decomposition: Decomposition, limit: int) -> list[list[int]]:
-    """For each image the object slots that count: as many as were found, the most present ones, in slot order."""
-    slots = np.array(decomposition.object_slots, dtype=int)
-    presence = style.as_array(decomposition.presence[:limit])[:, slots]
-    counts = style.as_array(decomposition.counts()[:limit])
-    order = np.argsort(-presence, axis=1, kind="stable")
-    return [sorted(int(slots[k]) for k in row[:n]) for row, n in zip(order, counts, strict=True)]
 
 
 def slot_boxes(decomposition: Decomposition, limit: int) -> np.ndarray:

@@ -76,10 +76,20 @@ class Experiment(Config):
             UserError: for images of another shape, or more objects than the model has room for.
         """
         model: Any = self.model
-        shape = tuple(dataset.image_shape)
         if model.image_shape is None:
-            model = model.replaced(image_shape=shape)
-        elif tuple(model.image_shape) != shape:
+            model = model.replaced(image_shape=tuple(dataset.image_shape))
+        self.check_fit(model, dataset)
+        return self.model_copy(update={"model": model, "data": dataset.config})
+
+    @staticmethod
+    def check_fit(model: Any, dataset: Dataset) -> None:
+        """Check a model's configuration against data.
+
+        Raises:
+            UserError: for images of another shape, or more objects than the model has room for.
+        """
+        shape = tuple(dataset.image_shape)
+        if tuple(model.image_shape) != shape:
             raise UserError(
                 f"the model is for images of shape {tuple(model.image_shape)} (channels, height, width), "
                 f"but the data have {shape}"
@@ -90,7 +100,6 @@ class Experiment(Config):
                 f"the data have up to {dataset.max_objects} objects but the model finds at most {room}; "
                 f"give it room with {_room_flag(model)}, or choose data with fewer objects"
             )
-        return self.model_copy(update={"model": model, "data": dataset.config})
 
     def build_data(self) -> Dataset:
         """The dataset."""

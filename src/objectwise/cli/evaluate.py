@@ -1,0 +1,132 @@
+"""``evaluate`` and ``figures``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from objectwise.cli.parsing import parse, print_json, take_option
+from objectwise.core import Dataset, UserError
+from objectwise.core.imports import import_class
+from objectwise.recipes.experiment import Experiment, data_config_class
+from objectwise.recipes.reporting import write_figures
+from objectwise.recipes.runs import CONFIG, evaluation_record, load, run_experiment
+from objectwise.training.evaluation import Evaluation
+from objectwise.training.evaluation import evaluate as evaluate_model
+from objectwise.training.precision import hardware_class
+
+
+@dataclass
+class EvaluateArguments:
+    """Score a run on held-out data: objectwise evaluate RUN [--data NAME [--data.* ...]] [--json].
+
+    Without --data the run's own data are used, whose settings --data.* changes.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run folder."""
+    split: str = "test"
+    """Split of the data: train, val or test."""
+    limit: int | None = None
+    """Number of images; all if not given."""
+    batch_size: int = 64
+    """Images at a time."""
+    model_class: str | None = None
+    """package.module:Class, for a model of a class of your own."""
+    json: bool = False
+    """Print JSON on stdout."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a run."""
+    words = list(arguments)
+    data_name = take_option(words, "--data")
+    data_flags = [word for word in _data_flags(words)]
+    given = parse(EvaluateArguments, words, program="objectwise evaluate", description=str(EvaluateArguments.__doc__))
+    model = _load(given.run, given.model_class)
+    dataset = _dataset(Path(given.run), data_name, data_flags, model)
+    found = evaluate_model(model, dataset, split=given.split, limit=given.limit, batch_size=given.batch_size)
+    record = {"run": given.run, "hardware": hardware_class("cpu"), **evaluation_record(found)}
+    if given.json:
+        print_json(record)
+    else:
+        _print_scores(found)
+    return 0
+
+
+@dataclass
+class FiguresArguments:
+    """Draw a run's figures and report again."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run folder."""
+    split: str = "test"
+    """Split of the data that is shown."""
+    limit: int | None = None
+    """Number of images behind the numbers; all if not given."""
+    model_class: str | None = None
+    """package.module:Class, for a model of a class of your own."""
+
+
+def figures(arguments: list[str]) -> int:
+    """Draw a run's figures and report again."""
+    given = parse(FiguresArguments, arguments, program="objectwise figures", description=str(FiguresArguments.__doc__))
+    run = Path(given.run)
+    experiment = run_experiment(run)
+    model = _load(given.run, given.model_class)
+    dataset = experiment.build_data()
+    found = evaluate_model(model, dataset, split=given.split, limit=given.limit)
+    command = " ".join(["objectwise figures", *arguments])
+    print(write_figures(model, dataset, run, experiment, found, command=command))
+    return 0
+
+
+def _load(run: str, model_class: str | None) -> Any:
+    return load(run, model_class=import_class(model_class) if model_class else None)
+
+
+def _data_flags(words: list[str]) -> list[str]:
+    """Remove ``--data.* ...`` flags and their values from the words and return them."""
+    taken: list[str] = []
+    position = 0
+    while position < len(words):
+        if words[position].startswith("--data."):
+            end = position + 1
+            while end < len(words) and not words[end].startswith("--"):
+                end += 1
+            taken += words[position:end]
+            del words[position:end]
+        else:
+            position += 1
+    return taken
+
+
+def _dataset(run: Path, data_name: str | None, flags: list[str], model: Any) -> Dataset:
+    """The run's own data or other ones, with overrides, checked against the model."""
+    has_experiment = (run / CONFIG).is_file()
+    if data_name is None and not has_experiment:
+        raise UserError(f"{run} is a model without its experiment; say what to score it on with --data NAME")
+    own = run_experiment(run) if has_experiment else None
+    if own is not None and data_name in (None, own.data_name):
+        data: Any = own.data
+    else:
+        data = data_config_class(str(data_name))()
+    data = parse(type(data), ["--" + flag.removeprefix("--data.") if flag.startswith("--data.") else flag for flag in flags],
+                 program="objectwise evaluate RUN", default=data)  # fmt: skip
+    dataset: Dataset = data.build()
+    Experiment.check_fit(model.config, dataset)
+    return dataset
+
+
+def _print_scores(found: Evaluation) -> None:
+    print(f"{found.images} images of the {found.split} split", file=sys.stderr)
+    width = max(map(len, found.scores))
+    for name, value in found.scores.items():
+        print(f"{name:<{width}}  {value:.4f}")
+    if found.counts is not None:
+        print(f"{'confusion':<{width}}  {json.dumps(found.counts.confusion.tolist())}  (rows: true count)")
