@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,36 @@ class Listing:
     masks: Mapping[str, Path]
 
 
+class Shown(NamedTuple):
+    """What one mask shows, for e = objects + 1 entities.
+
+    Attributes:
+        objects: how many are present; not all need be visible.
+        boxes: (e, 4) float32 ``x0 y0 x1 y1``.
+        visible: (e,) int64 pixels.
+    """
+
+    objects: int
+    boxes: Tensor
+    visible: Tensor
+
+
+class Labels(NamedTuple):
+    """Labels of the N images of a split, as in :class:`objectwise.core.Batch`.
+
+    Attributes:
+        present: (N, E) bool.
+        visible: (N, E) int64 pixels.
+        boxes: (N, E, 4) float32.
+        factors: name -> (N, E, ...).
+    """
+
+    present: Tensor
+    visible: Tensor
+    boxes: Tensor
+    factors: Mapping[str, Tensor]
+
+
 class FolderImages:
     """The dataset; see :class:`objectwise.core.dataset.Dataset`.
 
@@ -106,12 +136,16 @@ class FolderImages:
         self._labelled = bool(self._masks) and all(file in self._masks for file in kept)
         described = read_factors(self.root, kept) if self._labelled else Factors({}, {}, {})
         self.factor_specs = described.specs
-        self._factors = described.values
         keep = len(kept) * math.prod(self.image_shape[1:]) * (self.image_shape[0] + 1) <= config.memory_mb * 2**20
         self._listed = described.counts
         self._pixels: dict[str, Tensor] | None = {file: self._decode(file) for file in kept} if keep else None
-        self._objects, self._ids = self._scan_masks(kept, keep)
-        self.max_objects: int | None = max(self._objects.values()) if self._labelled else None
+        shown, self._ids = self._scan_masks(kept, keep)
+        self.max_objects: int | None = max(one.objects for one in shown.values()) if self._labelled else None
+        self._labels: dict[str, Labels] = {}
+        if self.max_objects is not None:
+            for split, files in self.files.items():
+                factors = {name: [values[file] for file in files] for name, values in described.values.items()}
+                self._labels[split] = _labels([shown[file] for file in files], factors, self.max_objects + 1)
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The images with these indices; see :class:`objectwise.core.dataset.Dataset`."""
@@ -125,17 +159,16 @@ class FolderImages:
         instances = torch.stack([self._instances(file) for file in files]).long()
         if self.max_objects is None:
             return Batch(index=index, images=images, instances=instances)
-        boxes, visible = boxes_from_instances(instances, self.max_objects + 1)
-        objects = torch.tensor([self._objects[file] for file in files])
+        labels = self._labels[split]
         return Batch(
             index=index,
             images=images,
             instances=instances,
-            factors={name: self._factor_rows(name, files) for name in self.factor_specs},
+            factors={name: values[index] for name, values in labels.factors.items()},
             factor_specs=self.factor_specs,
-            present=torch.arange(self.max_objects + 1) <= objects.unsqueeze(1),
-            visible_pixels=visible,
-            boxes=boxes,
+            present=labels.present[index],
+            visible_pixels=labels.visible[index],
+            boxes=labels.boxes[index],
         )
 
     def _require_masks(self, listing: Listing) -> None:
@@ -171,21 +204,23 @@ class FolderImages:
         channels, height, width = self.image_shape
         return torch.from_numpy(pictures.read_image(self.root / file, channels, (height, width), self.config.fit))
 
-    def _scan_masks(self, files: Sequence[str], keep: bool) -> tuple[dict[str, int], dict[str, Tensor] | None]:
-        """Number of objects of every masked image, and the id maps where they are kept.
+    def _scan_masks(self, files: Sequence[str], keep: bool) -> tuple[dict[str, Shown], dict[str, Tensor] | None]:
+        """What every mask shows, and the id maps where they are kept.
 
         Every mask is read once, whatever the memory: the number of entities must be known before the first batch.
         """
-        objects: dict[str, int] = {}
+        shown: dict[str, Shown] = {}
         maps: dict[str, Tensor] = {}
         for file in files:
             if file not in self._masks:
                 continue
             ids = self._read_ids(file)
-            objects[file] = self._listed.get(file, int(ids.max()))
+            objects = self._listed.get(file, int(ids.max()))
+            boxes, visible = boxes_from_instances(ids.unsqueeze(0), objects + 1)
+            shown[file] = Shown(objects, boxes[0], visible[0])
             if keep:
                 maps[file] = ids
-        return objects, maps if keep else None
+        return shown, maps if keep else None
 
     def _instances(self, file: str) -> Tensor:
         """(H, W) uint8 ids of one image, zeros where it has no mask."""
@@ -211,14 +246,30 @@ class FolderImages:
             raise UserError(f"mask {path} holds {ids.max()} entities; at most {pictures.MAX_ENTITIES} are read")
         return torch.from_numpy(ids.astype(np.uint8))
 
-    def _factor_rows(self, name: str, files: Sequence[str]) -> Tensor:
-        """(B, E) or (B, E, d) of one factor: zeros for the background and for absent objects."""
-        assert self.max_objects is not None
-        values = [self._factors[name][file] for file in files]
-        rows = values[0].new_zeros(len(files), self.max_objects + 1, *values[0].shape[1:])
-        for row, value in zip(rows, values, strict=True):
-            row[1 : 1 + len(value)] = value
-        return rows
+
+def _labels(shown: list[Shown], factors: Mapping[str, list[Tensor]], entities: int) -> Labels:
+    """The tables of one split.
+
+    Args:
+        shown: what the mask of each of its N images shows.
+        factors: name -> (objects, ...) of each image.
+        entities: E.
+    """
+    objects = torch.tensor([one.objects for one in shown])
+    return Labels(
+        present=torch.arange(entities) <= objects.unsqueeze(1),
+        visible=_padded([one.visible for one in shown], entities),
+        boxes=_padded([one.boxes for one in shown], entities),
+        factors={name: _padded(values, entities, first=1) for name, values in factors.items()},
+    )
+
+
+def _padded(rows: list[Tensor], entities: int, first: int = 0) -> Tensor:
+    """N tensors (e, ...) -> (N, E, ...): each from entity ``first`` on, zeros elsewhere."""
+    whole = rows[0].new_zeros(len(rows), entities, *rows[0].shape[1:])
+    for target, row in zip(whole, rows, strict=True):
+        target[first : first + len(row)] = row
+    return whole
 
 
 def _checked_root(root: Path | None) -> Path:
