@@ -19,8 +19,7 @@ from objectwise.core import Decomposition, UserError
 from objectwise.core.files import atomic_path, write_text
 from objectwise.core.imports import import_class
 from objectwise.data import pictures
-from objectwise.data.folder import IMAGE_SUFFIXES
-from objectwise.data.naming import natural_key
+from objectwise.data.folder import list_folder
 from objectwise.figures.style import STEP_COLOURS
 from objectwise.recipes.runs import load
 
@@ -37,7 +36,7 @@ class DecomposeArguments:
     run: Annotated[str, tyro.conf.Positional]
     """Run folder or model folder."""
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Images, and folders that are searched for images."""
+    """Images, and folders that are searched for images; masks in them are left out."""
     out: str
     """Folder for the results."""
     overwrite: bool = False
@@ -96,10 +95,7 @@ def _images(base: Path) -> Iterator[Path]:
     if base.is_file():
         yield base
         return
-    found = [path for path in base.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    if not found:
-        raise UserError(f"{base} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    yield from sorted(found, key=lambda path: natural_key(path.as_posix()))
+    yield from (base / image for image in list_folder(base, with_masks=False).images)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -163,7 +159,11 @@ def _ids(found: Decomposition, slots: list[int], size: tuple[int, ...]) -> np.nd
 
 def _object(found: Decomposition, slot: int, number: int, ids: np.ndarray) -> dict[str, Any]:
     rows, columns = np.nonzero(ids == number)
-    box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1] if len(rows) else [0, 0, 0, 0]
+    box = (
+        [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+        if len(rows)
+        else [0, 0, 0, 0]
+    )
     record: dict[str, Any] = {
         "id": number,
         "file": f"object-{number}.png",

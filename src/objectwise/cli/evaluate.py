@@ -46,7 +46,7 @@ def evaluate(arguments: list[str]) -> int:
     """Score a run."""
     words = list(arguments)
     data_name = take_option(words, "--data")
-    data_flags = [word for word in _data_flags(words)]
+    data_flags = _data_flags(words)
     given = parse(EvaluateArguments, words, program="objectwise evaluate", description=str(EvaluateArguments.__doc__))
     model = _load(given.run, given.model_class)
     dataset = _dataset(Path(given.run), data_name, data_flags, model)

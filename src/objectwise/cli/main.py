@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import objectwise
-from objectwise.core.errors import UserError, nearest
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("objectwise.cli.demo:demo", "train a small model here and now, and write a report to look at"),
@@ -44,12 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit code: 0; 2 for bad input; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(_help())
+            return 0
+        if words[0] == "--version":
+            print(objectwise.__version__)
+            return 0
+        return _run(words)
+    except KeyboardInterrupt:
+        print("objectwise: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if words[0] == "--version":
-        print(objectwise.__version__)
-        return 0
+
+
+def _run(words: list[str]) -> int:
+    from objectwise.core.errors import UserError, nearest
+
     warnings.showwarning = _show_warning
     try:
         if words[0] not in VERBS:
@@ -59,12 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"objectwise: {_one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("objectwise: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _help() -> str:
