@@ -10,6 +10,9 @@ from typing import Any
 
 DATASETS: dict[str, str] = {
     "digits": "objectwise.data.digits:DigitsConfig",
+    "multi_dsprites": "objectwise.data.multi_dsprites:MultiDspritesConfig",
+    "tetrominoes": "objectwise.data.tetrominoes:TetrominoesConfig",
+    "two_shapes": "objectwise.data.two_shapes:TwoShapesConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""
 
