@@ -71,7 +71,7 @@ def windows(
     angles = np.asarray(orientation, np.float64).tolist()
     cos = np.array([math.cos(angle) for angle in angles])[:, None]  # libm: one result for any batch, unlike SIMD loops
     sin = np.array([math.sin(angle) for angle in angles])[:, None]
-    lit = np.empty((len(top), side, side), bool)
+    lit = np.zeros((len(top), side, side), bool)
     for code, inside in enumerate((_in_square, _in_ellipse, _in_heart), start=1):
         rows = np.flatnonzero(shape == code)
         u = (cos * dx)[rows, None, :] - (sin * dy)[rows, :, None]
