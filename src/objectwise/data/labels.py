@@ -9,12 +9,12 @@ import torch
 
 from objectwise.core import SPLITS, Batch, FactorSpec, UserError, uniforms
 
-ROUNDS_BEFORE_RESTART = 30
-"""Positions tried for the next object of a scene before the whole scene is placed afresh."""
-MAX_ROUNDS = 3000
-"""Positions tried in all before a scene is declared impossible."""
+ROUNDS_BEFORE_RESTART = 5
+"""Rounds after which a scene that is not complete is placed afresh."""
+MAX_ROUNDS = 400
+"""Rounds after which a scene is declared impossible: about 6,000 tries for each object."""
 
-Propose = Callable[[np.ndarray, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Footprint = Callable[[np.ndarray, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
 Accept = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
@@ -42,57 +42,67 @@ def place_in_turn(
     indices: np.ndarray,
     number: np.ndarray,
     first: np.ndarray,
-    propose: Propose,
+    footprint: Footprint,
     accept: Accept,
     *,
     seed: int,
     split: str,
     num_pixels: int,
+    what: str,
 ) -> np.ndarray:
-    """Place the objects of each scene one after the other; an object that is not accepted is proposed again.
+    """Place the objects of each scene one after the other; an object that is not accepted gets new numbers.
 
-    A scene that is not complete after :data:`ROUNDS_BEFORE_RESTART` rounds starts over with its first object. Round r
-    takes its numbers from ``first`` (r = 0) or from the stream (split, r), so that scenes do not depend on each other.
+    In round r every unfinished scene has 2^r tries (at most 16) for each of its objects in turn, the first that is accepted
+    counts; an unfinished scene starts over every :data:`ROUNDS_BEFORE_RESTART` rounds. Round 0 takes its numbers from
+    ``first``, round r from the stream (split, r), so that scenes depend on nothing but their own index.
 
     Args:
         indices: (B,) sample indices.
         number: (B,) objects per scene.
-        first: (B, M, D) uniform numbers of the first proposal of each object; D is what one proposal takes.
-        propose: (rows (n,), object m, draws (n, D)) -> (owner, pixel): notes where object m of these scenes would be,
-            and says which pixels it would cover; owner counts within the n rows, pixel is row·width + column, and the
-            two are broadcast against each other.
-        accept: (id maps before (n, num_pixels), after, object m) -> (n,) bool.
+        first: (B, M, D) uniform numbers of the first try of each object; D is what one try takes.
+        footprint: (rows (n,), object m, numbers (n, D)) -> (owner, pixel): which pixels object m of these scenes would
+            cover; owner counts within the n rows, pixel is row·width + column, and the two broadcast.
+        accept: (id maps without it (n, num_pixels) uint8, with it, object m) -> (n,) bool.
         seed: the dataset's seed.
         split: name of the split.
         num_pixels: H·W.
+        what: what cannot be done if this fails, e.g. ``"three pieces find no place on 35x35 pixels"``.
 
     Returns:
-        (B,) bool: which scenes were completed within :data:`MAX_ROUNDS` rounds.
+        (B, M, D) the accepted numbers.
+
+    Raises:
+        UserError: if a scene is unfinished after :data:`MAX_ROUNDS` rounds.
     """
     ids = np.zeros((len(indices), num_pixels), np.uint8)
-    most, size = first.shape[1:]
     turn = np.zeros(len(indices), np.int64)
+    accepted = first.copy()
+    most, size = first.shape[1:]
     for round_number in range(MAX_ROUNDS):
         pending = np.flatnonzero(turn < number)
         if len(pending) == 0:
-            break
+            return accepted
         if round_number and round_number % ROUNDS_BEFORE_RESTART == 0:
             ids[pending], turn[pending] = 0, 0
+        tries = min(2**round_number, 16)
         drawn = first[pending]
         if round_number:
-            drawn = uniforms(seed, (SPLITS.index(split), round_number), indices[pending], most * size)
-        drawn = drawn.reshape(-1, most, size)
+            drawn = uniforms(seed, (SPLITS.index(split), round_number), indices[pending], most * tries * size)
+        drawn = drawn.reshape(len(pending), most, tries, size)
         for m in range(int(number[pending].max())):
             here = np.flatnonzero((turn[pending] == m) & (number[pending] > m))
             rows = pending[here]
-            owner, pixel = propose(rows, m, drawn[here, m])
-            before = ids[rows]
+            before = np.repeat(ids[rows], tries, axis=0)
             after = before.copy()
+            owner, pixel = footprint(np.repeat(rows, tries), m, drawn[here, m].reshape(-1, size))
             after[owner, pixel] = m + 1
-            fits = accept(before, after, m)
-            ids[rows[fits]] = after[fits]
-            turn[rows[fits]] += 1
-    return turn >= number
+            fits = accept(before, after, m).reshape(-1, tries)
+            found = np.flatnonzero(fits.any(axis=1))
+            choice = fits[found].argmax(axis=1)
+            accepted[rows[found], m] = drawn[here[found], m, choice]
+            ids[rows[found]] = after[found * tries + choice]
+            turn[rows[found]] += 1
+    raise UserError(f"{what} (scene {indices[turn < number][0]} of split '{split}', {MAX_ROUNDS} rounds of tries)")
 
 
 def disjoint(before: np.ndarray, after: np.ndarray, m: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from objectwise.core import SPLITS, Batch, Config, FactorSpec, UserError, uniforms
-from objectwise.data.labels import MAX_ROUNDS, checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
+from objectwise.data.labels import checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
 from objectwise.rendering import dsprites
 
 Variant = Literal["binarized", "colored_on_grayscale", "colored_on_colored"]
@@ -129,21 +129,13 @@ class MultiDsprites:
         most = max(self.counts)
         draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 4 + 8 * most)
         each = draws[:, 4:].reshape(len(indices), most, 8)
-        pose = _pose(each[:, :, 4:])
-        color, background = _colors(self.config.variant, each[:, :, 1:4], draws[:, 1:4])
-        scene = Scene(
-            number=np.array(self.counts)[whole_numbers(draws[:, 0], 0, len(self.counts) - 1)],
-            shape=whole_numbers(each[:, :, 0], 1, len(dsprites.SHAPES)),
-            scale=pose[..., 0],
-            orientation=pose[..., 1],
-            x=pose[..., 2],
-            y=pose[..., 3],
-            color=color,
-            background=background,
-        )
+        number = np.array(self.counts)[whole_numbers(draws[:, 0], 0, len(self.counts) - 1)]
+        shape = whole_numbers(each[:, :, 0], 1, len(dsprites.SHAPES))
+        place = each[:, :, 4:]
         if self.config.min_visible or self.config.no_overlap:
-            self._meet_constraints(split, indices, scene, each[:, :, 4:])
-        return scene
+            place = self._meet_constraints(split, indices, number, shape, place)
+        color, background = _colors(self.config.variant, each[:, :, 1:4], draws[:, 1:4])
+        return Scene(number, shape, *np.moveaxis(_pose(place), -1, 0), color, background)
 
     def render(self, scene: Scene, indices: np.ndarray | None = None) -> Batch:
         """The images and labels of these scenes.
@@ -169,32 +161,29 @@ class MultiDsprites:
 
     def _footprints(self, scene: Scene) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """For each m: the scenes with an m-th sprite, and its pixels as (place in those scenes, pixel) pairs."""
-        entity, row = np.nonzero(np.arange(scene.shape.shape[1])[:, None] < scene.number)
-        sprite, pixel = self._pixels(scene, row, entity)
-        first_sprite = np.searchsorted(entity, np.arange(scene.shape.shape[1] + 1))
-        first_pixel = np.searchsorted(sprite, first_sprite)
+        most = scene.shape.shape[1]
+        entity, row = np.nonzero(np.arange(most)[:, None] < scene.number)
+        pose = (values[row, entity] for values in (scene.scale, scene.orientation, scene.x, scene.y))
+        sprite, pixel = dsprites.pixels(scene.shape[row, entity], *pose, size=self.config.image_size)
+        sprites = np.searchsorted(entity, np.arange(most + 1))
+        pixels = np.searchsorted(sprite, sprites)
         return [
             (
                 m,
-                row[first_sprite[m] : first_sprite[m + 1]],
-                sprite[first_pixel[m] : first_pixel[m + 1]] - first_sprite[m],
-                pixel[first_pixel[m] : first_pixel[m + 1]],
+                row[sprites[m] : sprites[m + 1]],
+                sprite[pixels[m] : pixels[m + 1]] - sprites[m],
+                pixel[pixels[m] : pixels[m + 1]],
             )
-            for m in range(scene.shape.shape[1])
+            for m in range(most)
         ]
 
-    def _pixels(self, scene: Scene, row: np.ndarray, m: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
-        values = (getattr(scene, name)[row, m] for name in ("shape", "scale", "orientation", "x", "y"))
-        return dsprites.pixels(*values, size=self.config.image_size)
+    def _meet_constraints(
+        self, split: str, indices: np.ndarray, number: np.ndarray, shape: np.ndarray, first: np.ndarray
+    ) -> np.ndarray:
+        """New poses for sprites that break a constraint with those before them."""
 
-    def _meet_constraints(self, split: str, indices: np.ndarray, scene: Scene, first: np.ndarray) -> None:
-        """Give new poses to sprites that break a constraint with those before them, in place."""
-
-        def propose(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            pose = _pose(draws)
-            for column, values in enumerate((scene.scale, scene.orientation, scene.x, scene.y)):
-                values[rows, m] = pose[:, column]
-            return self._pixels(scene, rows, m)
+        def footprint(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return dsprites.pixels(shape[rows, m], *_pose(draws).T, size=self.config.image_size)
 
         def accept(before: np.ndarray, after: np.ndarray, m: int) -> np.ndarray:
             fits = np.ones(len(after), bool)
@@ -205,22 +194,18 @@ class MultiDsprites:
                     fits &= np.count_nonzero(after == entity, axis=1) >= self.config.min_visible
             return fits
 
-        done = place_in_turn(
+        wanted = "no_overlap" if self.config.no_overlap else f"min_visible {self.config.min_visible}"
+        return place_in_turn(
             indices,
-            scene.number,
+            number,
             first,
-            propose,
+            footprint,
             accept,
             seed=self.config.seed,
             split=split,
             num_pixels=self.config.image_size**2,
+            what=f"{max(self.counts)} sprites cannot meet {wanted}; use smaller counts or a weaker constraint",
         )
-        if not done.all():
-            wanted = "no_overlap" if self.config.no_overlap else f"min_visible {self.config.min_visible}"
-            raise UserError(
-                f"no scene of {scene.number[~done].max()} sprites meets {wanted} within {MAX_ROUNDS} tries; "
-                "use smaller counts or a weaker constraint"
-            )
 
 
 def _pose(draws: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, UserError, uniforms
-from objectwise.data.labels import MAX_ROUNDS, checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.data.labels import checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
 
 SIZE = 35
 """Side of the canvas in pixels."""
@@ -118,29 +118,25 @@ class Tetrominoes:
         number = np.array(self.config.counts)[whole_numbers(draws[:, 0], 0, len(self.config.counts) - 1)]
         shape = whole_numbers(each[..., 0], 1, len(PIECES))
         color = np.array(COLORS)[whole_numbers(each[..., 1], 0, len(COLORS) - 1)]
-        scene = Scene(number, shape, np.zeros_like(shape), np.zeros_like(shape), color)
+        room = SIZE - self._extent[shape]
 
-        def propose(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            room = SIZE - self._extent[shape[rows, m]]
-            scene.x[rows, m], scene.y[rows, m] = whole_numbers(draws, 0, room).T
-            return np.arange(len(rows))[:, None], self._pixels(scene, rows, m)
+        def footprint(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            top, left = whole_numbers(draws, 0, room[rows, m]).T
+            return np.arange(len(rows))[:, None], self._pixels(shape[rows, m], top, left)
 
-        done = place_in_turn(
+        place = place_in_turn(
             indices,
             number,
             each[..., 2:],
-            propose,
+            footprint,
             disjoint,
             seed=self.config.seed,
             split=split,
             num_pixels=SIZE * SIZE,
+            what=f"{most} pieces find no place on {SIZE}x{SIZE} pixels; use smaller counts",
         )
-        if not done.all():
-            raise UserError(
-                f"{number[~done].max()} pieces found no place on {SIZE}x{SIZE} pixels within {MAX_ROUNDS} tries; "
-                "use smaller counts"
-            )
-        return scene
+        top, left = np.moveaxis(whole_numbers(place, 0, room), -1, 0)
+        return Scene(number, shape, top, left, color)
 
     def render(self, scene: Scene, indices: np.ndarray | None = None) -> Batch:
         """The images and labels of these scenes, exact to the byte.
@@ -157,7 +153,7 @@ class Tetrominoes:
         ids, shade = np.zeros((batch, SIZE * SIZE), np.uint8), np.zeros((batch, SIZE * SIZE), np.uint8)
         for m in range(most):
             rows = np.flatnonzero(scene.number > m)
-            pixel = self._pixels(scene, rows, m)
+            pixel = self._pixels(scene.shape[rows, m], scene.x[rows, m], scene.y[rows, m])
             ids[rows[:, None], pixel] = m + 1
             shade[rows[:, None], pixel] = self._shades
         colors = np.concatenate([np.zeros((batch, 1, 3)), scene.color], axis=1) * 255
@@ -185,10 +181,9 @@ class Tetrominoes:
         if ((corner < 0) | (corner + self._extent[shape] > SIZE)).any():
             raise UserError(f"a piece leaves the {SIZE}x{SIZE} canvas; x is its top row and y its left column")
 
-    def _pixels(self, scene: Scene, rows: np.ndarray, m: int) -> np.ndarray:
-        """(n, 100) row·35 + column of the m-th piece of some scenes."""
-        corner = scene.x[rows, m] * SIZE + scene.y[rows, m]
-        return corner[:, None] + self._offsets[scene.shape[rows, m]]
+    def _pixels(self, shape: np.ndarray, top: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """(n, 100) row·35 + column of n pieces."""
+        return (top * SIZE + left)[:, None] + self._offsets[shape]
 
 
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

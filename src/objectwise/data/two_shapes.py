@@ -22,8 +22,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from objectwise.core import SPLITS, Batch, Config, FactorSpec, UserError, uniforms
-from objectwise.data.labels import MAX_ROUNDS, checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
+from objectwise.data.labels import checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
 
 SHAPES = ("square", "circle")
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "aqua": (0, 255, 255)}
@@ -146,22 +146,16 @@ class TwoShapes:
         most = max(numbers)
         draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 1 + 5 * most)
         each = draws[:, 1:].reshape(len(indices), most, 5)
+        number = np.array(numbers)[whole_numbers(draws[:, 0], 0, len(numbers) - 1)]
+        shape = whole_numbers(each[..., 0], 0, len(SHAPES) - 1)
+        color = _choose_colors(each[..., 1], self.config.colors)
         size = whole_numbers(each[..., 2], low, high)
-        scene = Scene(
-            number=np.array(numbers)[whole_numbers(draws[:, 0], 0, len(numbers) - 1)],
-            shape=whole_numbers(each[..., 0], 0, len(SHAPES) - 1),
-            color=_choose_colors(each[..., 1], self.config.colors),
-            size=size,
-            x=np.zeros_like(size),
-            y=np.zeros_like(size),
-        )
         if self.config.mode == "faithful":
             places = self.config.image_size - high - 1
-            scene.x[:] = _bands_apart(each[..., 3], size, places)
-            scene.y[:] = _bands_apart(each[..., 4], size, places)
+            x, y = (_bands_apart(each[..., axis], size, places) for axis in (3, 4))
         else:
-            self._place(split, indices, scene, each[..., 3:])
-        return scene
+            x, y = self._place(split, indices, number, shape, size, each[..., 3:])
+        return Scene(number, shape, color, size, x, y)
 
     def render(self, scene: Scene, indices: np.ndarray | None = None) -> Batch:
         """The images and labels of these scenes.
@@ -175,7 +169,8 @@ class TwoShapes:
         ids = np.zeros((batch, side * side), np.uint8)
         for m in range(most):
             rows = np.flatnonzero(scene.number > m)
-            ids[rows[:, None], self._pixels(scene, rows, m)] = m + 1
+            each = (values[rows, m] for values in (scene.shape, scene.size, scene.x, scene.y))
+            ids[rows[:, None], self._pixels(*each)] = m + 1
         colors = np.zeros((batch, most + 1, 3), np.uint8)
         colors[:, 1:] = np.array(list(COLORS.values()), np.uint8)[scene.color]
         lengths = {name: getattr(scene, name).astype(float) for name in ("size", "x", "y")}
@@ -188,36 +183,41 @@ class TwoShapes:
             self.factor_specs,
         )
 
-    def _place(self, split: str, indices: np.ndarray, scene: Scene, first: np.ndarray) -> None:
-        """Find places without overlap for all objects, in place."""
+    def _place(
+        self,
+        split: str,
+        indices: np.ndarray,
+        number: np.ndarray,
+        shape: np.ndarray,
+        size: np.ndarray,
+        first: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Left columns and top rows (B, M) without overlap."""
         side = self.config.image_size
+        room = side - 1 - size
 
-        def propose(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            room = side - 1 - scene.size[rows, m]
-            scene.x[rows, m] = whole_numbers(draws[:, 0], 0, room)
-            scene.y[rows, m] = whole_numbers(draws[:, 1], 0, room)
-            return np.arange(len(rows))[:, None], self._pixels(scene, rows, m)
+        def footprint(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x, y = whole_numbers(draws, 0, room[rows, m, None]).T
+            return np.arange(len(rows))[:, None], self._pixels(shape[rows, m], size[rows, m], x, y)
 
-        done = place_in_turn(
+        place = place_in_turn(
             indices,
-            scene.number,
+            number,
             first,
-            propose,
+            footprint,
             disjoint,
             seed=self.config.seed,
             split=split,
             num_pixels=side * side,
+            what=f"{max(self.config.numbers)} objects find no place on {side}x{side} pixels; use a smaller object_size",
         )
-        if not done.all():
-            raise UserError(
-                f"{scene.number[~done].max()} objects of up to {self.config.sizes[1] + 1} pixels found no place on "
-                f"{side}x{side} pixels within {MAX_ROUNDS} tries; use a larger image_size or a smaller object_size"
-            )
+        x, y = np.moveaxis(whole_numbers(place, 0, room[..., None]), -1, 0)
+        return x, y
 
-    def _pixels(self, scene: Scene, rows: np.ndarray, m: int) -> np.ndarray:
-        """(n, P) row·width + column of the m-th object of some scenes; a pixel may be listed more than once."""
-        corner = scene.y[rows, m] * self.config.image_size + scene.x[rows, m]
-        return corner[:, None] + self._offsets[scene.shape[rows, m], scene.size[rows, m] - self.config.sizes[0]]
+    def _pixels(self, shape: np.ndarray, size: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(n, P) row·width + column of n objects; a pixel may be listed more than once."""
+        corner = y * self.config.image_size + x
+        return corner[:, None] + self._offsets[shape, size - self.config.sizes[0]]
 
 
 def share_a_color(batch: Batch) -> Tensor:
