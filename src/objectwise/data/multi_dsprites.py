@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
-from objectwise.data.labels import checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.data.labels import checked_indices, count_pixels, disjoint, labelled_batch, place_in_turn, whole_numbers
 from objectwise.rendering import dsprites
 
 Variant = Literal["binarized", "colored_on_grayscale", "colored_on_colored"]
@@ -53,6 +53,9 @@ class MultiDspritesConfig(Config):
     def _possible(self) -> Self:
         if self.counts is not None and (not self.counts or min(self.counts) < 0 or max(self.counts) > 32):
             raise ValueError(f"counts {self.counts} must be one or more numbers from 0 to 32")
+        most = max(self.counts or COUNTS[self.variant])
+        if self.no_overlap and most > 6:
+            raise ValueError(f"no_overlap leaves room for at most 6 sprites, not {most}")
         smallest = 50 * (self.image_size / dsprites.REFERENCE_SIZE) ** 2
         if self.min_visible > smallest:
             raise ValueError(
@@ -191,7 +194,7 @@ class MultiDsprites:
                 fits &= disjoint(before, after, m)
             if self.config.min_visible:
                 for entity in range(1, m + 2):
-                    fits &= np.count_nonzero(after == entity, axis=1) >= self.config.min_visible
+                    fits &= count_pixels(after, entity) >= self.config.min_visible
             return fits
 
         wanted = "no_overlap" if self.config.no_overlap else f"min_visible {self.config.min_visible}"

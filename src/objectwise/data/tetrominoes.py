@@ -52,8 +52,8 @@ class TetrominoesConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if not self.counts or min(self.counts) < 0 or max(self.counts) > 6:
-            raise ValueError(f"counts {self.counts} must be one or more numbers from 0 to 6")
+        if not self.counts or min(self.counts) < 0 or max(self.counts) > 5:
+            raise ValueError(f"counts {self.counts} must be one or more numbers from 0 to 5")
         return self
 
     def build(self) -> Tetrominoes:

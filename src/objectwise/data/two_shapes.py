@@ -63,6 +63,11 @@ class TwoShapesConfig(Config):
                 f"object_size {(low, high)} is too large for image_size {self.image_size} in mode faithful, "
                 f"which needs three times the largest plus 3; at most {self.image_size // 3 - 1}"
             )
+        if self.mode == "corrected" and max(self.numbers) * (high + 1) ** 2 > 0.55 * self.image_size**2:
+            raise ValueError(
+                f"{max(self.numbers)} objects of up to {high + 1} pixels do not surely fit into "
+                f"{self.image_size}x{self.image_size} without overlap; use a smaller object_size or fewer objects"
+            )
         if self.colors == "different" and max(self.numbers) > len(COLORS):
             raise ValueError(f"{max(self.numbers)} objects cannot all differ in colour; there are {len(COLORS)} colours")
         return self
