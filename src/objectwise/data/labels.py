@@ -18,7 +18,9 @@ Footprint = Callable[[np.ndarray, int, np.ndarray], tuple[np.ndarray, np.ndarray
 Accept = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
-def checked_indices(name: str, splits: Mapping[str, int], split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+def checked_indices(
+    name: str, splits: Mapping[str, int], split: str, indices: Sequence[int] | np.ndarray
+) -> np.ndarray:
     """(B,) int64 sample indices of a split.
 
     Raises:

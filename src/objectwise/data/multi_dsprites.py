@@ -152,7 +152,9 @@ class MultiDsprites:
         ids = np.zeros((batch, size * size), np.uint8)
         for m, rows, owner, pixel in self._footprints(scene):
             ids[rows[owner], pixel] = m + 1
-        rows = {"color": scene.color / 255.0} | {name: getattr(scene, name) for name in self.factor_specs if name != "color"}
+        rows = {"color": scene.color / 255.0} | {
+            name: getattr(scene, name) for name in self.factor_specs if name != "color"
+        }
         return labelled_batch(
             np.arange(batch) if indices is None else indices,
             ids.reshape(batch, size, size),
@@ -229,6 +231,8 @@ def _colors(variant: Variant, sprites: np.ndarray, canvas: np.ndarray) -> tuple[
 
 def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
     """Hue, saturation, value (..., 3) in [0, 1] -> red, green, blue (..., 3) in [0, 1]."""
-    distance = np.abs((hsv[..., :1] * 6.0 - np.array([0.0, 2.0, 4.0]) + 3.0) % 6.0 - 3.0)  # sextants from red, green, blue
+    distance = np.abs(
+        (hsv[..., :1] * 6.0 - np.array([0.0, 2.0, 4.0]) + 3.0) % 6.0 - 3.0
+    )  # sextants from red, green, blue
     pure = np.clip(2.0 - distance, 0.0, 1.0)
     return hsv[..., 2:] * (1.0 - hsv[..., 1:2] * (1.0 - pure))

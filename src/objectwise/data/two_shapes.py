@@ -69,7 +69,9 @@ class TwoShapesConfig(Config):
                 f"{self.image_size}x{self.image_size} without overlap; use a smaller object_size or fewer objects"
             )
         if self.colors == "different" and max(self.numbers) > len(COLORS):
-            raise ValueError(f"{max(self.numbers)} objects cannot all differ in colour; there are {len(COLORS)} colours")
+            raise ValueError(
+                f"{max(self.numbers)} objects cannot all differ in colour; there are {len(COLORS)} colours"
+            )
         return self
 
     @property
