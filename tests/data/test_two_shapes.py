@@ -116,7 +116,7 @@ def test_corrected_objects_never_overlap_and_use_the_whole_canvas() -> None:
         area = torch.tensor([0, *(int(disc(s).sum()) for s in range(1, 21))])[sides - 1]
         alone[:, m - 1] = torch.where(batch.factors["shape"][:, m] == 0, sides**2, area)
     assert torch.equal(batch.visible_pixels[:, 1:], alone)
-    (x1, y1, s1), (x2, y2, s2) = _boxes(batch, 1), _boxes(batch, 2)
+    (x1, y1, s1), (x2, y2, _) = _boxes(batch, 1), _boxes(batch, 2)
     assert ((x1 - x2).abs() < 5).any()  # what the post's code never draws: above each other
     assert ((y1 - y2).abs() < 5).any()
     assert (x1 + s1).max() == 63

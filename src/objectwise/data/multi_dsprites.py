@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
-from objectwise.data.labels import checked_indices, count_pixels, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.data.labels import checked_indices, count_pixels, labelled_batch, place_in_turn, whole_numbers
 from objectwise.rendering import dsprites
 
 Variant = Literal["binarized", "colored_on_grayscale", "colored_on_colored"]
@@ -138,7 +138,8 @@ class MultiDsprites:
         if self.config.min_visible or self.config.no_overlap:
             place = self._meet_constraints(split, indices, number, shape, place)
         color, background = _colors(self.config.variant, each[:, :, 1:4], draws[:, 1:4])
-        return Scene(number, shape, *np.moveaxis(_pose(place), -1, 0), color, background)
+        scale, orientation, x, y = np.moveaxis(_pose(place), -1, 0)
+        return Scene(number, shape, scale, orientation, x, y, color, background)
 
     def render(self, scene: Scene, indices: np.ndarray | None = None) -> Batch:
         """The images and labels of these scenes.
@@ -147,20 +148,17 @@ class MultiDsprites:
             scene: B scenes, drawn or made up.
             indices: (B,) what to call them; None: 0, 1, ...
         """
-        batch, most = scene.shape.shape
-        size = self.config.image_size
+        batch, size = len(scene.number), self.config.image_size
         ids = np.zeros((batch, size * size), np.uint8)
         for m, rows, owner, pixel in self._footprints(scene):
             ids[rows[owner], pixel] = m + 1
-        rows = {"color": scene.color / 255.0} | {
-            name: getattr(scene, name) for name in self.factor_specs if name != "color"
-        }
+        factors = {name: getattr(scene, name) for name in self.factor_specs} | {"color": scene.color / 255.0}
         return labelled_batch(
             np.arange(batch) if indices is None else indices,
             ids.reshape(batch, size, size),
             np.concatenate([scene.background[:, None], scene.color], axis=1),
             scene.number,
-            rows,
+            factors,
             self.factor_specs,
         )
 
@@ -168,8 +166,8 @@ class MultiDsprites:
         """For each m: the scenes with an m-th sprite, and its pixels as (place in those scenes, pixel) pairs."""
         most = scene.shape.shape[1]
         entity, row = np.nonzero(np.arange(most)[:, None] < scene.number)
-        pose = (values[row, entity] for values in (scene.scale, scene.orientation, scene.x, scene.y))
-        sprite, pixel = dsprites.pixels(scene.shape[row, entity], *pose, size=self.config.image_size)
+        pose = [values[row, entity] for values in (scene.scale, scene.orientation, scene.x, scene.y)]
+        sprite, pixel = _pixels(scene.shape[row, entity], np.stack(pose, axis=1), self.config.image_size)
         sprites = np.searchsorted(entity, np.arange(most + 1))
         pixels = np.searchsorted(sprite, sprites)
         return [
@@ -186,29 +184,34 @@ class MultiDsprites:
         self, split: str, indices: np.ndarray, number: np.ndarray, shape: np.ndarray, first: np.ndarray
     ) -> np.ndarray:
         """New poses for sprites that break a constraint with those before them."""
+        size = self.config.image_size
 
-        def footprint(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return dsprites.pixels(shape[rows, m], *_pose(draws).T, size=self.config.image_size)
-
-        def accept(before: np.ndarray, after: np.ndarray, m: int) -> np.ndarray:
-            fits = np.ones(len(after), bool)
+        def fits(rows: np.ndarray, m: int, tries: np.ndarray, before: np.ndarray) -> np.ndarray:
+            ids = np.zeros((len(rows), size * size), np.uint8)
+            for entity in range(m):
+                sprite, pixel = _pixels(shape[rows, entity], _pose(before[:, entity]), size)
+                ids[sprite, pixel] = entity + 1
+            count = tries.shape[1]
+            pose = _pose(tries.reshape(-1, tries.shape[2]))
+            sprite, pixel = _pixels(np.repeat(shape[rows, m], count), pose, size)
+            good = np.ones(len(pose), bool)
             if self.config.no_overlap:
-                fits &= disjoint(before, after, m)
+                good[sprite[ids[sprite // count, pixel] != 0]] = False
             if self.config.min_visible:
+                ids = np.repeat(ids, count, axis=0)
+                ids[sprite, pixel] = m + 1
                 for entity in range(1, m + 2):
-                    fits &= count_pixels(after, entity) >= self.config.min_visible
-            return fits
+                    good &= count_pixels(ids, entity) >= self.config.min_visible
+            return good.reshape(len(rows), count)
 
         wanted = "no_overlap" if self.config.no_overlap else f"min_visible {self.config.min_visible}"
         return place_in_turn(
             indices,
             number,
             first,
-            footprint,
-            accept,
+            fits,
             seed=self.config.seed,
             split=split,
-            num_pixels=self.config.image_size**2,
             what=f"{max(self.counts)} sprites cannot meet {wanted}; use smaller counts or a weaker constraint",
         )
 
@@ -217,6 +220,11 @@ def _pose(draws: np.ndarray) -> np.ndarray:
     """(..., 4) uniforms -> (..., 4) float32 scale, orientation, x, y; float32, so that the labels give the same pixels."""
     low, high = dsprites.SCALES
     return (np.array([low, 0.0, 0.0, 0.0]) + draws * np.array([high - low, 2.0 * math.pi, 1.0, 1.0])).astype(np.float32)
+
+
+def _pixels(shape: np.ndarray, pose: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lit pixels of sprites with these shapes (n,) and poses (n, 4); see :func:`objectwise.rendering.dsprites.pixels`."""
+    return dsprites.pixels(shape, pose[:, 0], pose[:, 1], pose[:, 2], pose[:, 3], size)
 
 
 def _colors(variant: Variant, sprites: np.ndarray, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

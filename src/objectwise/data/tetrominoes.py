@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, UserError, uniforms
-from objectwise.data.labels import checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.data.labels import checked_indices, labelled_batch, place_in_turn, whole_numbers
 
 SIZE = 35
 """Side of the canvas in pixels."""
@@ -99,7 +99,7 @@ class Tetrominoes:
             "y": FactorSpec("pixels (left column)", low=0, high=SIZE - TILE),
             "color": FactorSpec("rgb", low=0, high=1),
         }
-        self._extent, self._offsets, self._shades = _tables()
+        self._extent, self._corners, self._offsets, self._shades = _tables()
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The scenes with these indices; see :class:`objectwise.core.dataset.Dataset`."""
@@ -120,19 +120,19 @@ class Tetrominoes:
         color = np.array(COLORS)[whole_numbers(each[..., 1], 0, len(COLORS) - 1)]
         room = SIZE - self._extent[shape]
 
-        def footprint(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            top, left = whole_numbers(draws, 0, room[rows, m]).T
-            return np.arange(len(rows))[:, None], self._pixels(shape[rows, m], top, left)
+        def fits(rows: np.ndarray, m: int, tries: np.ndarray, before: np.ndarray) -> np.ndarray:
+            tiles = self._corners[shape[rows, m], None] + whole_numbers(tries, 0, room[rows, m, None])[:, :, None]
+            earlier = self._corners[shape[rows, :m]] + whole_numbers(before, 0, room[rows, :m])[:, :, None]
+            gap = np.abs(tiles[:, :, :, None] - earlier.reshape(len(rows), 1, 1, 4 * m, 2))
+            return ~((gap[..., 0] < TILE) & (gap[..., 1] < TILE)).any(axis=(2, 3))
 
         place = place_in_turn(
             indices,
             number,
             each[..., 2:],
-            footprint,
-            disjoint,
+            fits,
             seed=self.config.seed,
             split=split,
-            num_pixels=SIZE * SIZE,
             what=f"{most} pieces find no place on {SIZE}x{SIZE} pixels; use smaller counts",
         )
         top, left = np.moveaxis(whole_numbers(place, 0, room), -1, 0)
@@ -186,13 +186,18 @@ class Tetrominoes:
         return (top * SIZE + left)[:, None] + self._offsets[shape]
 
 
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By piece: height and width (20, 2), its pixels as row·35 + column (20, 100); and the brightness of those (100,)."""
-    inside = np.array([[row * SIZE + column for column in range(TILE)] for row in range(TILE)]).ravel()
-    extent, offsets = np.zeros((len(PIECES) + 1, 2), np.int64), np.zeros((len(PIECES) + 1, 4, TILE * TILE), np.int64)
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """By piece: height and width (20, 2), top left corners of its tiles (20, 4, 2), its pixels as row·35 + column (20, 100).
+
+    The last array is the brightness of those pixels (100,).
+    """
+    extent, corners = np.zeros((len(PIECES) + 1, 2), np.int64), np.zeros((len(PIECES) + 1, 4, 2), np.int64)
     for number, piece in enumerate(PIECES, start=1):
         rows = piece.split("/")
         extent[number] = TILE * len(rows), TILE * len(rows[0])
-        tiles = [(i, j) for i, row in enumerate(rows) for j, tile in enumerate(row) if tile == "#"]
-        offsets[number] = [TILE * (i * SIZE + j) + inside for i, j in tiles]
-    return extent, offsets.reshape(len(offsets), -1), np.tile(np.array(SHADING, np.uint8).ravel(), 4)
+        corners[number] = [
+            (TILE * i, TILE * j) for i, row in enumerate(rows) for j, tile in enumerate(row) if tile == "#"
+        ]
+    inside = (np.arange(TILE)[:, None] * SIZE + np.arange(TILE)).ravel()
+    offsets = (corners @ np.array([SIZE, 1]))[:, :, None] + inside
+    return extent, corners, offsets.reshape(len(corners), -1), np.tile(np.array(SHADING, np.uint8).ravel(), 4)

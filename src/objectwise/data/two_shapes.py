@@ -2,14 +2,15 @@
 
 ``faithful`` keeps what the post's code does:
 
-* 0, 1 or 2 objects with equal probability, although the text says two: a third of the images is empty, and two thirds are degenerate for
-  the foreground ARI;
+* 0, 1 or 2 objects with equal probability, although the text says two: a third of the images is empty, and two thirds
+  are degenerate for the foreground ARI;
 * "size" s covers s + 1 pixels, because Pillow's end points are inclusive, and circles have Pillow's outline;
-* two objects never share a row or a column: the second keeps a distance of more than the larger size in x and, separately, in y;
+* two objects never share a row or a column: the second keeps a distance of more than the larger size in x and, separately,
+  in y;
 * objects stay within the positions that have room for the largest size.
 
-It follows the post's law, not its random stream. ``corrected`` draws the same shapes and colours, by default two per image, anywhere on the
-canvas where they do not overlap.
+It follows the post's law, not its random stream. ``corrected`` draws the same shapes and colours, by default two per
+image, anywhere on the canvas where they do not overlap.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
-from objectwise.data.labels import checked_indices, disjoint, labelled_batch, place_in_turn, whole_numbers
+from objectwise.data.labels import checked_indices, labelled_batch, place_in_turn, whole_numbers
 
 SHAPES = ("square", "circle")
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "aqua": (0, 255, 255)}
@@ -136,7 +137,7 @@ class TwoShapes:
             "x": FactorSpec("pixels (left column)", low=0, high=side - low - 1),
             "y": FactorSpec("pixels (top row)", low=0, high=side - low - 1),
         }
-        self._offsets = _footprints(low, high, side)
+        self._table = _run_table(low, high).astype(np.uint8 if side <= 256 else np.uint16).reshape(2, -1)
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The scenes with these indices; see :class:`objectwise.core.dataset.Dataset`."""
@@ -173,17 +174,20 @@ class TwoShapes:
         """
         batch, most = scene.shape.shape
         side = self.config.image_size
-        ids = np.zeros((batch, side * side), np.uint8)
+        columns, rows = np.arange(side, dtype=self._table.dtype), np.arange(side)
+        ids = np.zeros((batch, side, side), np.uint8)
         for m in range(most):
-            rows = np.flatnonzero(scene.number > m)
-            each = (values[rows, m] for values in (scene.shape, scene.size, scene.x, scene.y))
-            ids[rows[:, None], self._pixels(*each)] = m + 1
+            left, width = self._runs(scene.shape[:, m], scene.size[:, m], rows - scene.y[:, m, None])
+            left += scene.x[:, m, None].astype(left.dtype)
+            width[scene.number <= m] = 0
+            lit = columns - left[:, :, None] < width[:, :, None]  # unsigned: large where the column is further left
+            np.maximum(ids, lit.view(np.uint8) * np.uint8(m + 1), out=ids)
         colors = np.zeros((batch, most + 1, 3), np.uint8)
         colors[:, 1:] = np.array(list(COLORS.values()), np.uint8)[scene.color]
         lengths = {name: getattr(scene, name).astype(float) for name in ("size", "x", "y")}
         return labelled_batch(
             np.arange(batch) if indices is None else indices,
-            ids.reshape(batch, side, side),
+            ids,
             colors,
             scene.number,
             {"shape": scene.shape, "color": scene.color, **lengths},
@@ -203,28 +207,43 @@ class TwoShapes:
         side = self.config.image_size
         room = side - 1 - size
 
-        def footprint(rows: np.ndarray, m: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            x, y = whole_numbers(draws, 0, room[rows, m, None]).T
-            return np.arange(len(rows))[:, None], self._pixels(shape[rows, m], size[rows, m], x, y)
+        def fits(rows: np.ndarray, m: int, tries: np.ndarray, before: np.ndarray) -> np.ndarray:
+            good = np.ones(tries.shape[:2], bool)
+            if m == 0:
+                return good
+            here = whole_numbers(tries, 0, room[rows, m, None, None])
+            steps = np.arange(self.config.sizes[1] + 1)
+            left, width = (part.astype(np.int64) for part in self._runs(shape[rows, m], size[rows, m], steps))
+            for entity in range(m):
+                there = whole_numbers(before[:, entity], 0, room[rows, entity, None])[:, None]
+                row = steps + (here - there)[:, :, 1:]  # of the earlier object, (n, T, S)
+                other, length = self._runs(shape[rows, entity, None], size[rows, entity, None], row)
+                other = other + (there - here)[:, :, :1]
+                apart = (other >= (left + width)[:, None]) | (left[:, None] >= other + length)
+                good &= (apart | (length == 0) | (width == 0)[:, None]).all(axis=2)
+            return good
 
         place = place_in_turn(
             indices,
             number,
             first,
-            footprint,
-            disjoint,
+            fits,
             seed=self.config.seed,
             split=split,
-            num_pixels=side * side,
             what=f"{max(self.config.numbers)} objects find no place on {side}x{side} pixels; use a smaller object_size",
         )
         x, y = np.moveaxis(whole_numbers(place, 0, room[..., None]), -1, 0)
         return x, y
 
-    def _pixels(self, shape: np.ndarray, size: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """(n, P) row·width + column of n objects; a pixel may be listed more than once."""
-        corner = y * self.config.image_size + x
-        return corner[:, None] + self._offsets[shape, size - self.config.sizes[0]]
+    def _runs(self, shape: np.ndarray, size: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Left column and width of rows (..., R) of objects (...), relative to the object's corner; width 0 outside.
+
+        Unsigned, of the smallest type that holds a column.
+        """
+        low, high = self.config.sizes
+        below = np.minimum(row.view(np.uint64), np.uint64(high + 1)).view(np.int64)  # rows above are huge when unsigned
+        index = ((shape * (high - low + 1) + size - low) * (high + 2))[..., None] + below
+        return np.take(self._table[0], index), np.take(self._table[1], index)
 
 
 def share_a_color(batch: Batch) -> Tensor:
@@ -255,15 +274,13 @@ def disc(size: int) -> np.ndarray:
     return rows | rows.T
 
 
-def _footprints(low: int, high: int, width: int) -> np.ndarray:
-    """(2, sizes, P) row·width + column of each shape's pixels; smaller ones repeat their first pixel up to P."""
-    out = np.empty((2, high - low + 1, (high + 1) ** 2), np.int64)
+def _run_table(low: int, high: int) -> np.ndarray:
+    """(2, shapes, sizes, high + 2): left column and width of every row of every object; width 0 below it."""
+    table = np.zeros((2, len(SHAPES), high - low + 1, high + 2), np.int64)
     for size in range(low, high + 1):
         for kind, lit in enumerate((np.ones((size + 1, size + 1), bool), disc(size))):
-            row, column = np.nonzero(lit)
-            out[kind, size - low] = row[0] * width + column[0]
-            out[kind, size - low, : len(row)] = row * width + column
-    return out
+            table[:, kind, size - low, : size + 1] = lit.argmax(axis=1), lit.sum(axis=1)
+    return table
 
 
 def _choose_colors(draws: np.ndarray, rule: str) -> np.ndarray:

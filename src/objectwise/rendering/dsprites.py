@@ -124,7 +124,7 @@ def _in_ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _in_heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """x = 9.6 sin³t, y = −0.662 (13 cos t − 5 cos 2t − 2 cos 3t − cos 4t) − 1.44, y downwards.
+    """The curve x = 9.6 sin³t, y = −0.662 (13 cos t − 5 cos 2t − 2 cos 3t − cos 4t) − 1.44, y downwards.
 
     Each |x| below 9.6 belongs to one sin t and two cos t = ±c; the heart lies between the two y. With s² = 1 − c² the sum
     of cosines is an even part 4 − 2c² − 8c⁴ and an odd part c (19 − 8c²).
