@@ -22,6 +22,7 @@ VARIANTS = ("binarized", "colored_on_grayscale", "colored_on_colored")
         MultiDspritesConfig(min_visible=40, counts=(4,)),
         MultiDspritesConfig(no_overlap=True, min_visible=15, image_size=48),
         MultiDspritesConfig(counts=(0,), image_size=32),
+        MultiDspritesConfig(counts=(0,), min_visible=5),
         MultiDspritesConfig(counts=(12,)),
     ],
     ids=lambda config: "-".join(f"{name}={value}" for name, value in config.model_dump(exclude_defaults=True).items()),
@@ -199,6 +200,13 @@ def test_hsv() -> None:
 def test_impossible_settings(values: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         MultiDspritesConfig.parse(values)
+
+
+def test_an_empty_batch_is_a_batch() -> None:
+    for config in (MultiDspritesConfig(), MultiDspritesConfig(no_overlap=True, min_visible=9)):
+        batch = config.build().batch("train", [])
+        assert batch.images.shape == (0, 3, 64, 64)
+        assert len(batch) == 0
 
 
 def test_bad_requests() -> None:

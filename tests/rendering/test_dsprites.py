@@ -121,6 +121,13 @@ def test_pixels_do_not_depend_on_the_batch() -> None:
     assert together.reshape(70, -1)[owner, pixel].all()
 
 
+def test_windows_hold_the_whole_sprite(monkeypatch: pytest.MonkeyPatch) -> None:
+    sprites = _random(120)
+    drawn = dsprites.draw(*sprites, size=256)
+    monkeypatch.setattr(dsprites, "_REACH", tuple(2 * reach for reach in dsprites._REACH))
+    assert np.array_equal(dsprites.draw(*sprites, size=256), drawn)
+
+
 def test_sprites_are_cut_at_the_border_and_none_is_nothing() -> None:
     assert _draw(SQUARE, x=-0.5, y=0.5).sum() == 200  # centre on the left border
     assert _draw(SQUARE, x=-3.0).sum() == 0

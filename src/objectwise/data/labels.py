@@ -113,7 +113,7 @@ def boxes_from_ids(ids: np.ndarray, num_entities: int) -> tuple[np.ndarray, np.n
         boxes (B, E, 4) float32 and visible pixels (B, E) int64.
     """
     batch = len(ids)
-    flat = ids.reshape(batch, -1)
+    flat = ids.reshape(batch, ids.shape[1] * ids.shape[2])
     objects = [count_pixels(flat, entity) for entity in range(1, num_entities)]
     visible = np.stack([flat.shape[1] - sum(objects, np.zeros(batch, np.int64)), *objects], axis=1)
     word = next(kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if np.iinfo(kind).bits >= num_entities)
@@ -173,7 +173,8 @@ def labelled_batch(
     batch, entities, channels = colors.shape
     instances = torch.from_numpy(ids.astype(np.int64))
     values = torch.from_numpy(np.ascontiguousarray(colors.transpose(0, 2, 1))).float() / 255.0
-    images = values.gather(2, instances.view(batch, 1, -1).expand(-1, channels, -1)).view(batch, -1, *ids.shape[1:])
+    owner = instances.flatten(1).unsqueeze(1).expand(-1, channels, -1)
+    images = values.gather(2, owner).unflatten(2, ids.shape[1:])
     if shade is not None:
         images *= torch.from_numpy(shade).float().div(255.0).unsqueeze(1)
     used = np.arange(entities - 1) < number[:, None]

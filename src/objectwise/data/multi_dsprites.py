@@ -120,26 +120,29 @@ class MultiDsprites:
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The scenes with these indices; see :class:`objectwise.core.dataset.Dataset`."""
-        indices = checked_indices("multi_dsprites", self.splits, split, indices)
-        return self.render(self.sample_factors(split, indices), indices)
+        return self.render(self.sample_factors(split, indices), np.asarray(indices, np.int64))
 
-    def sample_factors(self, split: str, indices: np.ndarray) -> Scene:
+    def sample_factors(self, split: str, indices: Sequence[int] | np.ndarray) -> Scene:
         """Everything about the scenes; fixed numbers of draws, those of absent sprites included.
 
         Raises:
-            UserError: if the constraints ``min_visible`` and ``no_overlap`` cannot be met.
+            UserError: for an unknown split or index, or if the constraints ``min_visible`` and ``no_overlap`` cannot be met.
         """
+        indices = checked_indices("multi_dsprites", self.splits, split, indices)
         most = max(self.counts)
         draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 4 + 8 * most)
         each = draws[:, 4:].reshape(len(indices), most, 8)
         number = np.array(self.counts)[whole_numbers(draws[:, 0], 0, len(self.counts) - 1)]
         shape = whole_numbers(each[:, :, 0], 1, len(dsprites.SHAPES))
-        place = each[:, :, 4:]
-        if self.config.min_visible or self.config.no_overlap:
-            place = self._meet_constraints(split, indices, number, shape, place)
         color, background = _colors(self.config.variant, each[:, :, 1:4], draws[:, 1:4])
-        scale, orientation, x, y = np.moveaxis(_pose(place), -1, 0)
-        return Scene(number, shape, scale, orientation, x, y, color, background)
+        scale, orientation, x, y = np.moveaxis(_pose(each[:, :, 4:]), -1, 0)
+        scene = Scene(number, shape, scale, orientation, x, y, color, background)
+        if self.config.min_visible or self.config.no_overlap:
+            bad = np.flatnonzero(~self._meets_constraints(scene))
+            pose = _pose(self._meet_constraints(split, indices[bad], number[bad], shape[bad], each[bad, :, 4:]))
+            for column, values in enumerate((scale, orientation, x, y)):
+                values[bad] = pose[..., column]
+        return scene
 
     def render(self, scene: Scene, indices: np.ndarray | None = None) -> Batch:
         """The images and labels of these scenes.
@@ -149,9 +152,7 @@ class MultiDsprites:
             indices: (B,) what to call them; None: 0, 1, ...
         """
         batch, size = len(scene.number), self.config.image_size
-        ids = np.zeros((batch, size * size), np.uint8)
-        for m, rows, owner, pixel in self._footprints(scene):
-            ids[rows[owner], pixel] = m + 1
+        ids, _ = self._paint(scene)
         factors = {name: getattr(scene, name) for name in self.factor_specs} | {"color": scene.color / 255.0}
         return labelled_batch(
             np.arange(batch) if indices is None else indices,
@@ -162,23 +163,32 @@ class MultiDsprites:
             self.factor_specs,
         )
 
-    def _footprints(self, scene: Scene) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-        """For each m: the scenes with an m-th sprite, and its pixels as (place in those scenes, pixel) pairs."""
-        most = scene.shape.shape[1]
+    def _paint(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Id maps (B, H·W) uint8, later sprites over earlier ones, and the pixels (B, M) of each sprite without the others."""
+        batch, most = scene.shape.shape
         entity, row = np.nonzero(np.arange(most)[:, None] < scene.number)
         pose = [values[row, entity] for values in (scene.scale, scene.orientation, scene.x, scene.y)]
         sprite, pixel = _pixels(scene.shape[row, entity], np.stack(pose, axis=1), self.config.image_size)
-        sprites = np.searchsorted(entity, np.arange(most + 1))
-        pixels = np.searchsorted(sprite, sprites)
-        return [
-            (
-                m,
-                row[sprites[m] : sprites[m + 1]],
-                sprite[pixels[m] : pixels[m + 1]] - sprites[m],
-                pixel[pixels[m] : pixels[m + 1]],
-            )
-            for m in range(most)
-        ]
+        starts = np.searchsorted(sprite, np.searchsorted(entity, np.arange(most + 1)))
+        ids = np.zeros((batch, self.config.image_size**2), np.uint8)
+        for m in range(most):
+            mine = slice(starts[m], starts[m + 1])
+            ids[row[sprite[mine]], pixel[mine]] = m + 1
+        alone = np.zeros((batch, most), np.int64)
+        alone[row, entity] = np.bincount(sprite, minlength=len(row))
+        return ids, alone
+
+    def _meets_constraints(self, scene: Scene) -> np.ndarray:
+        """(B,) bool."""
+        ids, alone = self._paint(scene)
+        visible = np.zeros_like(alone)
+        for m in range(alone.shape[1]):
+            visible[:, m] = count_pixels(ids, m + 1)
+        absent = np.arange(alone.shape[1]) >= scene.number[:, None]
+        good: np.ndarray = visible >= self.config.min_visible
+        if self.config.no_overlap:
+            good &= visible == alone
+        return np.asarray((good | absent).all(axis=1))
 
     def _meet_constraints(
         self, split: str, indices: np.ndarray, number: np.ndarray, shape: np.ndarray, first: np.ndarray

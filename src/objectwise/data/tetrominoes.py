@@ -103,15 +103,15 @@ class Tetrominoes:
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The scenes with these indices; see :class:`objectwise.core.dataset.Dataset`."""
-        indices = checked_indices("tetrominoes", self.splits, split, indices)
-        return self.render(self.sample_factors(split, indices), indices)
+        return self.render(self.sample_factors(split, indices), np.asarray(indices, np.int64))
 
-    def sample_factors(self, split: str, indices: np.ndarray) -> Scene:
+    def sample_factors(self, split: str, indices: Sequence[int] | np.ndarray) -> Scene:
         """Everything about the scenes; fixed numbers of draws, those of absent pieces included.
 
         Raises:
-            UserError: if the pieces of a scene find no place.
+            UserError: for an unknown split or index, or if the pieces of a scene find no place.
         """
+        indices = checked_indices("tetrominoes", self.splits, split, indices)
         most = max(self.config.counts)
         draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 1 + 4 * most)
         each = draws[:, 1:].reshape(len(indices), most, 4)

@@ -141,15 +141,15 @@ class TwoShapes:
 
     def batch(self, split: str, indices: Sequence[int] | np.ndarray) -> Batch:
         """The scenes with these indices; see :class:`objectwise.core.dataset.Dataset`."""
-        indices = checked_indices("two_shapes", self.splits, split, indices)
-        return self.render(self.sample_factors(split, indices), indices)
+        return self.render(self.sample_factors(split, indices), np.asarray(indices, np.int64))
 
-    def sample_factors(self, split: str, indices: np.ndarray) -> Scene:
+    def sample_factors(self, split: str, indices: Sequence[int] | np.ndarray) -> Scene:
         """Everything about the scenes; fixed numbers of draws, those of absent objects included.
 
         Raises:
-            UserError: if the objects of a scene find no place.
+            UserError: for an unknown split or index, or if the objects of a scene find no place.
         """
+        indices = checked_indices("two_shapes", self.splits, split, indices)
         numbers, (low, high) = self.config.numbers, self.config.sizes
         most = max(numbers)
         draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 1 + 5 * most)
