@@ -12,6 +12,9 @@ DATASETS: dict[str, str] = {
     "digits": "objectwise.data.digits:DigitsConfig",
     "sprites": "objectwise.data.sprites:SpritesConfig",
     "folder": "objectwise.data.folder:FolderConfig",
+    "multi_dsprites": "objectwise.data.multi_dsprites:MultiDspritesConfig",
+    "tetrominoes": "objectwise.data.tetrominoes:TetrominoesConfig",
+    "two_shapes": "objectwise.data.two_shapes:TwoShapesConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""
 
