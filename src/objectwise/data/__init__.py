@@ -10,6 +10,10 @@ from typing import Any
 
 DATASETS: dict[str, str] = {
     "digits": "objectwise.data.digits:DigitsConfig",
+    "tetrominoes_official": "objectwise.data.multi_object_datasets:TetrominoesOfficialConfig",
+    "multi_dsprites_official": "objectwise.data.multi_object_datasets:MultiDSpritesOfficialConfig",
+    "clevr_with_masks": "objectwise.data.multi_object_datasets:ClevrWithMasksConfig",
+    "objects_room": "objectwise.data.multi_object_datasets:ObjectsRoomConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""
 

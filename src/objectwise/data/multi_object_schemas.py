@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -285,7 +285,7 @@ def decode_record(record: Record, name: str, crop: Crop | None) -> dict[str, np.
     return out
 
 
-def _explain(record: Record, features: Mapping[str, Feature], name: str, problem: Exception) -> None:
+def _explain(record: Record, features: Mapping[str, Feature], name: str, problem: Exception) -> NoReturn:
     others = [other for other, layout in OFFICIAL_SETS.items() if _fits(features, layout)]
     if isinstance(problem, KeyError):
         found = ", ".join(sorted(features)) or "none"
@@ -370,8 +370,8 @@ def _moved(coordinates: np.ndarray, crop: Crop | None) -> np.ndarray:
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear, as the published preparation does it: no antialiasing, output pixel i at input position i · in/out.
 
-    ``torch.nn.functional.interpolate`` cannot say this (it takes half-pixel centres, half a source pixel off the nearest-neighbour
-    masks), hence two taps per axis here.
+    ``torch.nn.functional.interpolate`` cannot say this: it takes half-pixel centres, which shifts the image against the
+    nearest-neighbour masks. Hence two taps per axis here.
 
     Args:
         image: (C, H, W) uint8.
@@ -410,8 +410,8 @@ def resize_ids(instances: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def background_is_displaced(instances: np.ndarray, entities: int) -> bool:
     """Whether id 3 of an Objects Room scene is an object, because only one wall is in view.
 
-    A second wall runs from floor to sky and meets the first along a vertical line. An object does neither: the first wall is above
-    or below it, or floor or sky is beside it, along three pixels or more. With a wall missing, the last id is unused as well.
+    A second wall runs from floor to sky and meets the first along a vertical line. An object does neither: the first wall
+    is above or below it, or floor or sky is beside it, along three pixels or more. With a wall missing, the last id is unused.
 
     Args:
         instances: (H, W) ids.
