@@ -341,13 +341,12 @@ def _present(
 
 def _factor(feature: Feature, values: np.ndarray, factor: StoredFactor, layout: OfficialSet) -> np.ndarray:
     if factor.spec.kind == "categorical":
-        codes = values.astype(np.uint8) if np.isfinite(values).all() and (values >= 0).all() else values
-        if not np.array_equal(codes, values) or not (codes < len(factor.spec.categories)).all():
-            most = len(factor.spec.categories) - 1
+        most = len(factor.spec.categories) - 1
+        if not ((values >= 0) & (values <= most) & (values == np.floor(values))).all():
             feature.record.fail(
                 f"feature '{feature.name}' holds {values.tolist()}, not codes from 0 to {most}", feature.start
             )
-        return codes
+        return values.astype(np.uint8)
     if not np.isfinite(values).all():
         feature.record.fail(f"feature '{feature.name}' holds a number that is not finite", feature.start)
     return values.reshape(layout.entities, factor.width) if factor.width else values
