@@ -214,7 +214,7 @@ def test_a_full_disk(source, tmp_path, monkeypatch, small_blocks, after):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_device_that_is_really_full(source, tmp_path, monkeypatch, small_blocks):
     monkeypatch.setattr(decoded_cache, "_open_for_update", lambda path: _unseekable(Path("/dev/full")))
-    with pytest.raises(UserError, match="cannot write .*/c: "):
+    with pytest.raises(UserError, match=r"cannot write .*/c: "):
         decode(source, "tetrominoes", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -327,7 +327,9 @@ def test_damaged_caches(cache, tmp_path):
     broken("manifest.json", b"[]", "cache format None")
     broken("manifest.json", b'{"format": 2}', "cache format 2, this version of objectwise reads 1")
     broken("manifest.json", b'{"format": 1}', r"manifest.json: set_name is required")
-    broken("manifest.json", whole["manifest.json"].replace(b"tetrominoes", b"tetrominous"), "did you mean 'tetrominoes'")
+    broken(
+        "manifest.json", whole["manifest.json"].replace(b"tetrominoes", b"tetrominous"), "did you mean 'tetrominoes'"
+    )
     broken("manifest.json", whole["manifest.json"].replace(b'"records": 25', b'"records": 26'), "the manifest says")
     broken("images.npy", whole["images.npy"][:-1], "images.npy is damaged")
     broken("images.npy", b"", "images.npy is damaged")
@@ -364,7 +366,7 @@ def test_sources_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         decode(tmp_path / "nothing", "tetrominoes", tmp_path / "c")
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(UserError, match="empty: record 0 at byte 0 .*the file is empty"):
+    with pytest.raises(UserError, match=r"empty: record 0 at byte 0 .*the file is empty"):
         decode(tmp_path / "empty", "tetrominoes", tmp_path / "c")
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(UserError, match="cannot write"):

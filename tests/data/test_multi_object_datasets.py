@@ -134,7 +134,11 @@ def put(name, index, value):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("tetrominoes", lambda v: v.pop("shape"), "feature 'shape' of tetrominoes is missing; there is color, image"),
+        (
+            "tetrominoes",
+            lambda v: v.pop("shape"),
+            "feature 'shape' of tetrominoes is missing; there is 'color', 'image'",
+        ),
         ("tetrominoes", put("mask", (0, 3, 4), 7), "values other than 0 and 255"),
         ("tetrominoes", put("mask", (slice(None), 3, 4), 255), r"pixel \(row 3, column 4\) belongs to 4 masks"),
         ("tetrominoes", put("mask", (slice(None), 3, 4), 0), r"pixel \(row 3, column 4\) belongs to 0 masks"),

@@ -154,7 +154,7 @@ def shuffled_record(name: str, rng: np.random.Generator, packed: bool = True, vi
 # --- the oracle: a generic walk over protobuf, one value at a time ---------------------------------------------------
 
 
-class Malformed(ValueError):
+class MalformedError(ValueError):
     """The oracle cannot read this."""
 
 
@@ -162,14 +162,14 @@ def _read_varint(data: bytes, i: int) -> tuple[int, int]:
     value = 0
     for count in range(10):
         if i >= len(data):
-            raise Malformed
+            raise MalformedError
         value += (data[i] & 127) << (7 * count)
         i += 1
         if data[i - 1] < 128:
             if value >= 2**64:
-                raise Malformed
+                raise MalformedError
             return value, i
-    raise Malformed
+    raise MalformedError
 
 
 def walk(data: bytes):
@@ -179,7 +179,7 @@ def walk(data: bytes):
         tag, i = _read_varint(data, i)
         number, wire = tag // 8, tag % 8
         if not 0 < number < 2**29:
-            raise Malformed
+            raise MalformedError
         if wire == 0:
             value, i = _read_varint(data, i)
         elif wire == 2:
@@ -189,52 +189,73 @@ def walk(data: bytes):
             length = 8 if wire == 1 else 4
             value, i = data[i : i + length], i + length
         else:
-            raise Malformed
+            raise MalformedError
         if i > len(data):
-            raise Malformed
+            raise MalformedError
         yield number, wire, value
 
 
-def oracle(data: bytes) -> dict[str, tuple[str, list]]:
+def oracle(data: bytes) -> dict[str, tuple[str, list | None]]:
     """Feature name -> kind and list of values (bytes, floats as their 4 bytes, or ints)."""
     out = {}
     for number, wire, features in walk(data):
         if number != 1:
             continue
         if wire != 2:
-            raise Malformed
+            raise MalformedError
         for entry_number, entry_wire, entry in walk(features):
             if entry_number != 1:
                 continue
             if entry_wire != 2:
-                raise Malformed
+                raise MalformedError
             parts = {n: v for n, _, v in walk(entry)}
             out[parts[1].decode()] = _values(parts[2])
     return out
 
 
-def _values(feature: bytes) -> tuple[str, list]:
+def _values(feature: bytes) -> tuple[str, list | None]:
+    """Kind and values; None for a list that cannot be read."""
     kind, values = "nothing", []
+    readers = {1: ("bytes", _strings), 2: ("float", _floats), 3: ("int64", _ints)}
     for number, _, content in walk(feature):
-        if number == 1:
-            kind = "bytes"
-            values += [value for _, _, value in walk(content)]
-        elif number == 2:
-            kind = "float"
-            for _, _, value in walk(content):
-                if len(value) % 4:
-                    raise Malformed
-                values += [value[i : i + 4] for i in range(0, len(value), 4)]
-        elif number == 3:
-            kind = "int64"
-            for _, wire, value in walk(content):
-                i = 0
-                while wire == 2 and i < len(value):
-                    item, i = _read_varint(value, i)
-                    values.append(item)
-                if wire == 0:
-                    values.append(value)
+        if number in readers:
+            kind, reader = readers[number]
+            try:
+                values += reader(content)
+            except MalformedError:
+                return kind, None
     return kind, values
+
+
+def _strings(content: bytes) -> list[bytes]:
+    fields = list(walk(content))
+    if any(wire != 2 for _, wire, _ in fields):
+        raise MalformedError
+    return [value for _, _, value in fields]
+
+
+def _floats(content: bytes) -> list[bytes]:
+    values = []
+    for _, wire, value in walk(content):
+        if wire not in (2, 5) or len(value) % 4:
+            raise MalformedError
+        values += [value[i : i + 4] for i in range(0, len(value), 4)]
+    return values
+
+
+def _ints(content: bytes) -> list[int]:
+    values = []
+    for _, wire, value in walk(content):
+        if wire == 0:
+            values.append(value)
+        elif wire == 2:
+            i = 0
+            while i < len(value):
+                item, i = _read_varint(value, i)
+                values.append(item)
+        else:
+            raise MalformedError
+    return values
 
 
 def unframe(data: bytes, crc=None):
@@ -246,6 +267,6 @@ def unframe(data: bytes, crc=None):
         if crc:
             stored = struct.unpack_from("<I", data, i + 8)[0], struct.unpack_from("<I", data, i + 12 + length)[0]
             if stored != (masked(crc(data[i : i + 8])), masked(crc(body))):
-                raise Malformed
+                raise MalformedError
         yield body
         i += 16 + length

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import model_validator
 
 from objectwise.core import Config, FactorSpec, UserError, nearest
-from objectwise.data.tfrecord import Feature, Record, RecordError
+from objectwise.data.tfrecord import Feature, Record, RecordError, quoted
 
 WALL = 2
 """Entity id of Objects Room's first wall; the second is 3."""
@@ -288,7 +288,7 @@ def decode_record(record: Record, name: str, crop: Crop | None) -> dict[str, np.
 def _explain(record: Record, features: Mapping[str, Feature], name: str, problem: Exception) -> NoReturn:
     others = [other for other, layout in OFFICIAL_SETS.items() if _fits(features, layout)]
     if isinstance(problem, KeyError):
-        found = ", ".join(sorted(features)) or "none"
+        found = ", ".join(map(quoted, sorted(features)[:12])) or "none"
         message = f"feature {problem} of {name} is missing; there is {found}"
     else:
         message = str(problem).split("uncompressed stream: ", 1)[-1]

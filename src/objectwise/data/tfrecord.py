@@ -137,13 +137,15 @@ class Feature:
 
     def _must_be(self, kind: Kind) -> None:
         if self.kind != kind:
-            self.record.fail(f"feature '{self.name}' is a list of {self.kind or 'nothing'}, not of {kind}", self.start)
+            self.record.fail(
+                f"feature {quoted(self.name)} is a list of {self.kind or 'nothing'}, not of {kind}", self.start
+            )
 
     def _decoded(self, decode: Callable[[bytes, int, int, int], bytes], count: int, dtype: type) -> np.ndarray:
         try:
             raw = decode(self.record.payload, self.start, self.end, count)
         except _DamageError as damage:
-            self.record.fail(f"feature '{self.name}': {damage.message}", damage.position)
+            self.record.fail(f"feature {quoted(self.name)}: {damage.message}", damage.position)
         return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).astype(dtype)
 
 
@@ -348,6 +350,11 @@ def native_crc32c() -> Callable[[bytes], int]:
     return crc32c
 
 
+def quoted(name: str) -> str:
+    """A name from a file, fit for a message: on one line, without control characters, and not too long."""
+    return repr(name if len(name) <= 40 else name[:37] + "...")
+
+
 def masked(crc: int) -> int:
     """The checksum as stored: rotated right by 15 bits, plus a constant, modulo 2^32."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -420,7 +427,7 @@ def _example(data: bytes) -> dict[str, tuple[Kind | None, int, int]]:
                 continue
             name, place = _entry(data, first, last)
             if name in found:
-                raise _DamageError(f"feature '{name}' occurs twice", first)
+                raise _DamageError(f"feature {quoted(name)} occurs twice", first)
             found[name] = place
     return found
 
@@ -440,7 +447,7 @@ def _entry(data: bytes, start: int, end: int) -> tuple[str, tuple[Kind | None, i
         raise _DamageError("a feature's key is not UTF-8", parts[1][0]) from None
     lists = list(_messages(data, *parts[2]))
     if len(lists) > 1:
-        raise _DamageError(f"feature '{name}' holds more than one list", parts[2][0])
+        raise _DamageError(f"feature {quoted(name)} holds more than one list", parts[2][0])
     if not lists:
         return name, (None, *parts[2])
     number, first, last = lists[0]
