@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal, NoReturn, Self
 
 import numpy as np
@@ -93,6 +93,7 @@ class OfficialSet:
         """The most objects a scene can hold."""
         return self.entities - len(self.background_ids)
 
+    @cached_property
     def lengths(self) -> dict[str, tuple[Literal["float", "bytes"], int]]:
         """Feature name -> how it is stored and how many values it has."""
         height, width, channels = self.image
@@ -201,16 +202,18 @@ def fitting_sets(record: Record) -> list[str]:
 
 def _fits(features: Mapping[str, Feature], layout: OfficialSet) -> bool:
     try:
-        for name in layout.lengths():
-            _values(features, name, layout)
+        _values(features, layout)
     except (RecordError, KeyError):
         return False
     return True
 
 
-def _values(features: Mapping[str, Feature], name: str, layout: OfficialSet) -> np.ndarray:
-    stored, count = layout.lengths()[name]
-    return features[name].as_bytes(count) if stored == "bytes" else features[name].as_floats(count)
+def _values(features: Mapping[str, Feature], layout: OfficialSet) -> dict[str, np.ndarray]:
+    """The values of every feature of a layout, flat."""
+    return {
+        name: features[name].as_bytes(count) if stored == "bytes" else features[name].as_floats(count)
+        for name, (stored, count) in layout.lengths.items()
+    }
 
 
 def check_crop(name: str, crop: Crop | None) -> None:
@@ -265,7 +268,7 @@ def decode_record(record: Record, name: str, crop: Crop | None) -> dict[str, np.
     layout = OFFICIAL_SETS[name]
     features = record.features()
     try:
-        values = {feature: _values(features, feature, layout) for feature in layout.lengths()}
+        values = _values(features, layout)
     except (RecordError, KeyError) as problem:
         _explain(record, features, name, problem)
     height, width, channels = layout.image
@@ -328,7 +331,7 @@ def _present(
         seen[list(layout.background_ids)] = True
         return seen
     visibility, start = values["visibility"], features["visibility"].start
-    if not np.isin(visibility, (0.0, 1.0)).all():
+    if not ((visibility == 0) | (visibility == 1)).all():
         record.fail(f"feature 'visibility' holds {visibility.tolist()}, not zeros and ones", start)
     present = visibility > 0
     if not present[list(layout.background_ids)].all():

@@ -115,7 +115,7 @@ class Feature:
             rows = np.frombuffer(self.record.payload, np.uint8, 3 * count, self.start).reshape(count, 3)
             if (rows[:, 0] == 0x0A).all() and (rows[:, 1] == 1).all():
                 return rows[:, 2].copy()
-        return self._decoded(_strings, count, np.uint8)
+        return self._decoded(_strings, count, "<u1")
 
     def as_floats(self, count: int) -> np.ndarray:
         """The ``count`` numbers of a float list, packed or not: (count,) float32.
@@ -124,7 +124,7 @@ class Feature:
             RecordError: if it holds another kind or number of values.
         """
         self._must_be("float")
-        return self._decoded(_floats, count, np.float32)
+        return self._decoded(_floats, count, "<f4")
 
     def as_ints(self, count: int) -> np.ndarray:
         """The ``count`` numbers of an integer list, packed or not: (count,) int64.
@@ -133,7 +133,7 @@ class Feature:
             RecordError: if it holds another kind or number of values.
         """
         self._must_be("int64")
-        return self._decoded(_ints, count, np.int64)
+        return self._decoded(_ints, count, "<i8")
 
     def _must_be(self, kind: Kind) -> None:
         if self.kind != kind:
@@ -141,12 +141,12 @@ class Feature:
                 f"feature {quoted(self.name)} is a list of {self.kind or 'nothing'}, not of {kind}", self.start
             )
 
-    def _decoded(self, decode: Callable[[bytes, int, int, int], bytes], count: int, dtype: type) -> np.ndarray:
+    def _decoded(self, decode: Callable[[bytes, int, int, int], bytes], count: int, dtype: str) -> np.ndarray:
         try:
             raw = decode(self.record.payload, self.start, self.end, count)
         except _DamageError as damage:
             self.record.fail(f"feature {quoted(self.name)}: {damage.message}", damage.position)
-        return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).astype(dtype)
+        return np.frombuffer(raw, dtype).copy()
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -369,6 +369,8 @@ def _located(source: str, number: int, offset: int, message: str) -> RecordError
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     """An unsigned 64-bit varint and the position after it."""
+    if position < end and data[position] < 0x80:  # most of them
+        return data[position], position + 1
     start, value, shift = position, 0, 0
     while position < end:
         byte = data[position]
@@ -474,6 +476,10 @@ def _strings(data: bytes, start: int, end: int, count: int) -> bytes:
 
 
 def _floats(data: bytes, start: int, end: int, count: int) -> bytes:
+    """The generic walk over a FloatList of ``count`` numbers; packed ones are usually one field."""
+    size = 4 * count
+    if end - start == size + 2 and data[start] == 0x0A and data[start + 1] == size < 0x80:
+        return data[start + 2 : end]
     parts = []
     for number, wire, first, last in _fields(data, start, end):
         if number != 1 or wire not in (DELIMITED, FIXED32):
@@ -482,12 +488,13 @@ def _floats(data: bytes, start: int, end: int, count: int) -> bytes:
             raise _DamageError(f"{last - first} bytes are no whole number of floats", first)
         parts.append(data[first:last])
     raw = b"".join(parts)
-    if len(raw) != 4 * count:
+    if len(raw) != size:
         raise _DamageError(f"{count} floats are expected, found {len(raw) // 4}", start)
     return raw
 
 
 def _ints(data: bytes, start: int, end: int, count: int) -> bytes:
+    """The generic walk over an Int64List of ``count`` numbers."""
     values: list[int] = []
     for number, wire, first, last in _fields(data, start, end):
         if number != 1 or wire not in (DELIMITED, VARINT):
