@@ -20,8 +20,8 @@ import numpy as np
 
 from objectwise.core import UserError
 
-MAX_RECORD_BYTES = 1 << 28
-"""Longest payload that is read (256 MiB); the longest official one has 3.2 MB."""
+MAX_RECORD_BYTES = 1 << 26
+"""Longest payload that is read (64 MiB); the longest official one has 3.2 MB."""
 CHUNK = 1 << 18
 """Bytes read from the file at a time."""
 INFLATED = 1 << 20
