@@ -470,26 +470,35 @@ def test_opening_a_large_cache_reads_next_to_nothing(tmp_path):
 # --- Objects Room's walls ---------------------------------------------------------------------------------------------
 
 
-def room(walls=2, thing=None):
-    """Sky above, floor below, one or two walls between with a slanting edge; ``thing`` an object's (rows, columns, id)."""
+def room(walls=2, thing=None, step=4, mirrored=False):
+    """Seen from inside: sky above, floor below, one or two walls that are lowest where they meet, their edges in steps.
+
+    ``step``: columns per pixel, or, negative, pixels per column; ``thing``: an object's rows, columns and id.
+    """
     ids = np.zeros((64, 64), np.uint8)
     for column in range(64):
-        bottom = 40 + column // 4 if column < 32 else 47 - (column - 32) // 4
+        away = abs(column - 40)
+        bottom = min(40 + (away // step if step > 0 else away * -step), 62)
         ids[bottom:, column] = 1
-        ids[20:bottom, column] = 2 if column < 32 or walls == 1 else 3
+        ids[20:bottom, column] = 2 if column < 40 or walls == 1 else 3
     for rows, columns, entity in [thing] if thing else []:
         ids[slice(*rows), slice(*columns)] = entity
-    return ids
+    return ids[:, ::-1] if mirrored else ids
 
 
 @pytest.mark.parametrize(
     ("ids", "displaced"),
     [
         (room(2), False),
+        (room(2, mirrored=True), False),
+        (room(2, step=-4), False),  # a steep edge has floor beside the wall, but the wall reaches the border
+        (room(2, step=-4, mirrored=True), False),
         (room(1), False),  # nothing has the second wall's id
         (room(2, ((50, 60), (10, 20), 4)), False),
         (room(1, ((30, 60), (10, 20), 3)), True),  # an object before the wall
         (room(1, ((58, 63), (10, 20), 3)), True),  # an object on the floor, far from the wall
+        (room(1, ((58, 63), (0, 9), 3)), False),  # the same, cut by the border: the rule cannot tell
+        (room(1, ((58, 60), (10, 20), 3)), False),  # too small to say
         (room(2, ((50, 60), (10, 20), 6)), False),  # all ids in use
     ],
 )

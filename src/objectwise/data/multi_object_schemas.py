@@ -412,8 +412,10 @@ def resize_ids(instances: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def background_is_displaced(instances: np.ndarray, entities: int) -> bool:
     """Whether id 3 of an Objects Room scene is an object, because only one wall is in view.
 
-    A second wall runs from floor to sky and meets the first along a vertical line. An object does neither: the first wall
-    is above or below it, or floor or sky is beside it, along three pixels or more. With a wall missing, the last id is unused.
+    A second wall meets the first along a vertical line and goes on to the left or right border of the image. So id 3 is an
+    object if the first wall is right above or below it, or if it has floor or sky on both sides, or on one side without
+    reaching the border on the other; each along three pixels or more. With a wall missing, the last id is unused as well.
+    (A rule of thumb after ``addtt/object-centric-library``; nobody published the truth.)
 
     Args:
         instances: (H, W) ids.
@@ -426,5 +428,11 @@ def background_is_displaced(instances: np.ndarray, entities: int) -> bool:
     stacked = (mine[:-1] & wall[1:]).sum() + (mine[1:] & wall[:-1]).sum()
     if stacked >= MIN_TOUCH:
         return True
-    sides = (mine[:, :-1] & ground[:, 1:], mine[:, 1:] & ground[:, :-1])
-    return any((side[:-2] & side[1:-1] & side[2:]).any() for side in sides)
+    on_left = _three_in_a_column(mine[:, 1:] & ground[:, :-1])
+    on_right = _three_in_a_column(mine[:, :-1] & ground[:, 1:])
+    reaches_left, reaches_right = bool(mine[:, 0].any()), bool(mine[:, -1].any())
+    return (on_left and on_right) or (on_right and not reaches_left) or (on_left and not reaches_right)
+
+
+def _three_in_a_column(flags: np.ndarray) -> bool:
+    return bool((flags[:-2] & flags[1:-1] & flags[2:]).any())
