@@ -337,6 +337,9 @@ def test_the_iodine_rule(tmp_path, monkeypatch):
     assert data.splits == {"train": 35_000, "test": 320}
     assert data.records("train").max() < 70_000 <= data.records("test").min()
     assert data.records("test").max() == 70_638
+    large_cache(tmp_path, monkeypatch, "objects_room_train", 70_000, 7)
+    with pytest.raises(UserError, match="IODINE was not trained on objects_room_train"):
+        mod.ObjectsRoomConfig(split_rule="iodine").build()
 
 
 def test_the_addtt_rule(tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ from objectwise.data.decoded_cache import DecodedCache, open_cache
 from objectwise.data.multi_object_schemas import OFFICIAL_SETS, WALL
 
 SplitRule = Literal["objectwise", "iodine", "addtt"]
-IODINE_TRAIN = {"clevr_with_masks": 70_000}
-"""Records IODINE trained on; 60,000 for the other sets."""
+IODINE_TRAIN = {"clevr_with_masks": 70_000, "multi_dsprites": 60_000, "tetrominoes": 60_000}
+"""Records IODINE trained on, by the beginning of the set's name."""
 IODINE_TEST = 320
 """Images it was tested on, right after those."""
 ADDTT_ALL = (90_000, 5_000, 5_000)
@@ -227,7 +227,9 @@ class OfficialDataset:
         return {name: numbers for name, numbers in splits.items() if len(numbers)}
 
     def _iodine(self, keep: np.ndarray) -> dict[str, np.ndarray]:
-        first = IODINE_TRAIN.get(self.set_name, 60_000)
+        first = next((count for name, count in IODINE_TRAIN.items() if self.set_name.startswith(name)), None)
+        if first is None:
+            raise UserError(f"IODINE was not trained on {self.set_name}; use split_rule objectwise")
         train, test = keep[keep < first], keep[keep >= first][:IODINE_TEST]
         if len(test) < IODINE_TEST or len(train) == 0:
             raise UserError(
