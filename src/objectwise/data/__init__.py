@@ -15,6 +15,10 @@ DATASETS: dict[str, str] = {
     "multi_dsprites": "objectwise.data.multi_dsprites:MultiDspritesConfig",
     "tetrominoes": "objectwise.data.tetrominoes:TetrominoesConfig",
     "two_shapes": "objectwise.data.two_shapes:TwoShapesConfig",
+    "tetrominoes_official": "objectwise.data.multi_object_datasets:TetrominoesOfficialConfig",
+    "multi_dsprites_official": "objectwise.data.multi_object_datasets:MultiDSpritesOfficialConfig",
+    "clevr_with_masks": "objectwise.data.multi_object_datasets:ClevrWithMasksConfig",
+    "objects_room": "objectwise.data.multi_object_datasets:ObjectsRoomConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""
 
