@@ -67,9 +67,7 @@ def trainer(kind: str, precision: str) -> tuple[float, float]:
     )
     experiment = experiment.replaced(training=settings).resolved(dataset)
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            initial_model(experiment), dataset, settings, Path(folder), seed=0, model_name="air", progress=False
-        )
+        fit(initial_model(experiment), dataset, settings, Path(folder), seed=0, model_name="air", progress=False)
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["split"] == "train" and row["step"] > WARMUP]
     return (

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from objectwise.cli.parsing import parse, print_json, take_option
+from objectwise.cli.preparing import decode_tfrecords, render
 from objectwise.core import Batch, Dataset, UserError, nearest
 from objectwise.core.files import atomic_path
 
@@ -21,7 +22,10 @@ class DataArguments:
 
     objectwise data NAME --out DIR [--count N] [--split NAME] [settings] writes a folder that --data folder --data.root DIR reads
     back. objectwise data NAME --show [settings] writes NAME-sheet.png (into --out or the current folder): the first samples with
-    their masks; and prints a table of the factors. The dataset's settings are flags too: objectwise data NAME --help.
+    their masks; and prints a table of the factors.
+
+    objectwise data NAME --tfrecords FILE --out DIR decodes an official file. objectwise data clevr --render N --out DIR renders
+    scenes. The dataset's settings are flags too: objectwise data NAME --help.
     """
 
     out: str | None = None
@@ -46,12 +50,15 @@ def data(arguments: list[str]) -> int:
     if words[0].startswith("-"):
         raise UserError(f"data needs a dataset first; there is {', '.join(DATASETS)}")
     name = words.pop(0)
+    if _has(words, "--tfrecords"):
+        return decode_tfrecords(name, words)
+    if _has(words, "--render"):
+        if name != "clevr":
+            raise UserError(f"--render goes with clevr, not with {name}")
+        own = _taken(words, ("--render", "--out", "--assets", "--python"), ("--install",))
+        return render(own, words)
     kind: Any = data_config_class(name)
-    chosen = [part for flag in ("--out", "--count", "--split") if (value := take_option(words, flag)) is not None
-              for part in (flag, value)]  # fmt: skip
-    while "--show" in words:
-        words.remove("--show")
-        chosen.append("--show")
+    chosen = _taken(words, ("--out", "--count", "--split"), ("--show",))
     program = f"objectwise data {name} --out DIR [--count N] [--split NAME] [--show]"
     settings: Any = parse(kind, words, program=program, default=kind())
     given = parse(DataArguments, chosen, program=program)
@@ -65,6 +72,20 @@ def data(arguments: list[str]) -> int:
     write_folder(dataset, given.split, given.count, Path(given.out))
     print(given.out)
     return 0
+
+
+def _has(words: list[str], flag: str) -> bool:
+    return any(word.partition("=")[0] == flag for word in words)
+
+
+def _taken(words: list[str], options: tuple[str, ...], switches: tuple[str, ...]) -> list[str]:
+    """Remove options with a value and switches without one from the words and return them."""
+    found = [part for flag in options if (value := take_option(words, flag)) is not None for part in (flag, value)]
+    for switch in switches:
+        while switch in words:
+            words.remove(switch)
+            found.append(switch)
+    return found
 
 
 def _show(name: str, dataset: Dataset, given: DataArguments) -> int:

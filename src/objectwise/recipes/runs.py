@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import objectwise
-from objectwise.core import Batch, Dataset, Decomposition, UserError, seed_for
+from objectwise.core import Batch, Config, Dataset, Decomposition, UserError, seed_for
 from objectwise.core.files import write_text
 from objectwise.models.loading import load_model
 from objectwise.recipes.experiment import Experiment, load_experiment, save_experiment
@@ -171,8 +171,20 @@ def _results(experiment: Experiment, found: Evaluation, result: FitResult, minut
         "precision": result.precision,
         "bad_steps": result.bad_steps,
         **evaluation_record(found),
+        "settings": _settings(experiment),
         "versions": {"objectwise": objectwise.__version__, "torch": torch.__version__, "numpy": np.__version__},
     }
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """What differs from the defaults, without folders: those differ between machines and are in config.yaml."""
+    settings: dict[str, Any] = {}
+    for part in ("model", "data", "training"):
+        config: Config = getattr(experiment, part)
+        changed = config.model_dump(exclude_defaults=True)
+        kept = {name for name, value in changed.items() if not isinstance(value, Path)}
+        settings[part] = config.model_dump(mode="json", include=kept)
+    return settings
 
 
 def evaluation_record(found: Evaluation) -> dict[str, Any]:
