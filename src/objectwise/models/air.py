@@ -82,7 +82,7 @@ class AIRConfig(Config):
     """Initial logit of p_i; about -1 for AIR (it sticks at 'always N' from above), +1 is fine for DAIR."""
     decoder_bias: float = -2.0
     """Initial logit of the decoder's pixels: faint first patches keep steps from being switched off early."""
-    mask_background: float = Field(0.1, gt=0.0)
+    mask_background: float = Field(0.05, gt=0.0)
     """Intensity at which an object's layer and the background share a pixel's mask equally."""
 
     @property
