@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "decompose": ("objectwise.cli.decompose:decompose", "split your own images: decompose RUN PATH... --out DIR"),
     "figures": ("objectwise.cli.evaluate:figures", "draw a run's figures and report again: figures RUN"),
+    "reproduce": ("objectwise.cli.reproduce:reproduce", "run a published experiment: reproduce STUDY --scale quick"),
     "data": ("objectwise.cli.data:data", "write samples of a dataset as images and masks: data NAME --out DIR"),
     "fetch": ("objectwise.cli.data:fetch", "download a dataset, with checksums: fetch NAME"),
     "recipes": ("objectwise.cli.listing:recipes", "list the recipes"),

@@ -6,6 +6,7 @@ from objectwise.figures.curves import curves_figure
 from objectwise.figures.decomposition import decomposition_figure
 from objectwise.figures.report import Section, Table, write_report
 from objectwise.figures.samples import samples_figure
+from objectwise.figures.seeds import seeds_figure
 from objectwise.figures.steps import steps_figure
 from objectwise.figures.style import figure_png, figure_rgb
 
@@ -19,6 +20,7 @@ __all__ = [
     "figure_png",
     "figure_rgb",
     "samples_figure",
+    "seeds_figure",
     "steps_figure",
     "write_report",
 ]

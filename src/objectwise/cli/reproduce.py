@@ -1,0 +1,59 @@
+"""``reproduce``: a published experiment, end to end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from objectwise.cli.parsing import parse
+from objectwise.core import UserError
+
+
+@dataclass
+class ReproduceArguments:
+    """Train everything a published experiment needs, and write its tables and figures beside the published numbers.
+
+    Unfinished trainings are resumed, finished ones kept: the same command goes on where it stopped.
+    """
+
+    study: Annotated[str, tyro.conf.Positional]
+    """Name of the study."""
+    scale: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: minutes, numbers meaningless; quick: at most two hours on two cores; full: the published budget."""
+    out: str | None = None
+    """Folder for the study; runs/STUDY-SCALE if not given."""
+    jobs: int = os.cpu_count() or 1
+    """Trainings at a time, one thread each."""
+    digits_root: str | None = None
+    """Folder with the MNIST files; the download cache, or else the bundled digits, if not given."""
+    omniglot_root: str | None = None
+    """Folder with the Omniglot zips; the download cache if not given."""
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Run a study."""
+    from objectwise.studies import STUDIES, study
+    from objectwise.studies.running import reproduce as reproduce_study
+    from objectwise.studies.study import Settings
+
+    description = f"{ReproduceArguments.__doc__}\n\nStudies: {', '.join(STUDIES)}."
+    if not arguments:
+        raise UserError(f"reproduce needs a study; there is {', '.join(STUDIES)}")
+    given = parse(ReproduceArguments, arguments, program="objectwise reproduce", description=description)
+    if given.jobs < 1:
+        raise UserError(f"--jobs {given.jobs}: there must be at least one")
+    settings = Settings(
+        scale=given.scale,
+        digits_root=Path(given.digits_root) if given.digits_root else None,
+        omniglot_root=Path(given.omniglot_root) if given.omniglot_root else None,
+    )
+    out = Path(given.out) if given.out else Path("runs") / f"{given.study}-{given.scale}"
+    report = reproduce_study(study(given.study), settings, out, jobs=given.jobs)
+    print(f"report: {report}", file=sys.stderr)
+    print(out)
+    return 0

@@ -1,0 +1,34 @@
+"""The published experiments, end to end: this table names them all.
+
+Adding one: a module with a :class:`objectwise.studies.study.Study`, and its line here. The first line of its docstring is what
+``objectwise reproduce --help`` shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from objectwise.core import UserError, nearest
+
+if TYPE_CHECKING:
+    from objectwise.studies.study import Study
+
+STUDIES: dict[str, str] = {
+    "air-counting": "objectwise.studies.air_counting:AirCounting",
+    "air-generalization": "objectwise.studies.air_generalization:AirGeneralization",
+}
+"""Name -> study."""
+
+
+def study(name: str) -> Study:
+    """A study of the table.
+
+    Raises:
+        UserError: for an unknown name, with the nearest right one.
+    """
+    if name not in STUDIES:
+        raise UserError(f"there is no study '{name}'{nearest(name, STUDIES)}")
+    module, attribute = STUDIES[name].split(":")
+    made: Study = getattr(importlib.import_module(module), attribute)()
+    return made

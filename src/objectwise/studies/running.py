@@ -1,0 +1,182 @@
+"""Training the trials of a study in parallel processes, resumably, and writing its account."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from objectwise.core import UserError
+from objectwise.core.files import write_text
+from objectwise.figures import write_report
+from objectwise.recipes.experiment import save_experiment
+from objectwise.recipes.runs import CONFIG, RESULTS
+from objectwise.studies.study import Settings, Study, Trial
+from objectwise.training.callbacks import checkpoint_files, read_metrics
+
+_POLL_SECONDS = 0.5
+
+
+def reproduce(study: Study, settings: Settings, out: Path, *, jobs: int, progress: bool = True) -> Path:
+    """Train what is not trained yet, and write ``results.json`` and ``report.html``.
+
+    Finished trials are kept and unfinished ones are resumed, so that the same call goes on where it stopped.
+
+    Args:
+        study: which.
+        settings: its scale and where data are.
+        out: folder of the study; may hold an earlier, unfinished attempt at the same scale.
+        jobs: processes at a time, with one thread each.
+        progress: print a table of what is going on to stderr.
+
+    Returns:
+        the report's path.
+
+    Raises:
+        UserError: if the folder is another study's, or a trial fails.
+    """
+    trials = study.trials(settings)
+    _claim(study, settings, out)
+    runs = {trial.key: out / "trials" / trial.key for trial in trials}
+    began = time.perf_counter()
+    _run_all(trials, runs, out, jobs, progress)
+    account = study.account(settings, runs, trials)
+    results = {
+        "study": study.name,
+        "scale": settings.scale,
+        "meaningless": settings.scale == "smoke",
+        "minutes_now": round((time.perf_counter() - began) / 60, 2),
+        "training_minutes": round(sum(read_results(run)["training_minutes"] for run in runs.values()), 2),
+        **account.results,
+    }
+    write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
+    notices = list(account.notices)
+    if settings.scale == "smoke":
+        notices.insert(0, "Smoke run: every code path, a few steps each; the numbers mean nothing.")
+    return write_report(
+        out / "report.html",
+        study.title,
+        account.sections,
+        summary=account.summary,
+        notices=notices,
+        config=yaml.safe_dump({t.key: t.experiment.model_dump(mode="json") for t in trials}, sort_keys=False),
+        command=f"objectwise reproduce {study.name} --scale {settings.scale}",
+    )
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """The ``results.json`` of a finished run."""
+    record: dict[str, Any] = json.loads((run / RESULTS).read_text(encoding="utf-8"))
+    return record
+
+
+def _claim(study: Study, settings: Settings, out: Path) -> None:
+    """Mark the folder as this study's at this scale."""
+    mark = out / "study.json"
+    own = {"study": study.name, "scale": settings.scale}
+    if mark.is_file():
+        if json.loads(mark.read_text(encoding="utf-8")) != own:
+            raise UserError(f"{out} holds another study or scale; choose another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not a study's folder; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(mark, json.dumps(own) + "\n")
+
+
+@dataclass
+class _Job:
+    trial: Trial
+    run: Path
+    process: subprocess.Popen[bytes] | None = None
+    log: Any = field(default=None, repr=False)
+
+    @property
+    def step(self) -> int:
+        rows = read_metrics(self.run / "metrics.jsonl") if self.run.is_dir() else []
+        return int(rows[-1]["step"]) if rows else 0
+
+
+def _run_all(trials: Sequence[Trial], runs: dict[str, Path], out: Path, jobs: int, progress: bool) -> None:
+    waiting = [_Job(t, runs[t.key]) for t in trials if not (runs[t.key] / RESULTS).is_file()]
+    running: list[_Job] = []
+    console = Console(stderr=True)
+    began, total, printed = time.perf_counter(), sum(j.trial.experiment.training.max_steps for j in waiting), 0.0
+    before = sum(job.step for job in waiting)
+    everything = list(waiting)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                job = waiting.pop(0)
+                _start(job, out)
+                running.append(job)
+            time.sleep(_POLL_SECONDS)
+            for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
+                running.remove(job)
+                _finished(job, out)
+                if progress:
+                    console.print(_line(job), highlight=False, soft_wrap=True)
+            if progress and time.perf_counter() - printed > 30.0 and running:
+                printed = time.perf_counter()
+                done = sum(job.step for job in everything) - before
+                left = (printed - began) / done * (total - before - done) if done else float("nan")
+                states = ", ".join(
+                    f"{job.trial.key} {job.step}/{job.trial.experiment.training.max_steps}" for job in running
+                )
+                console.print(
+                    f"{states}; {len(waiting)} waiting; {left / 60:.0f} min left", highlight=False, soft_wrap=True
+                )
+    finally:
+        for job in running:
+            if job.process is not None and job.process.poll() is None:
+                job.process.terminate()
+        for job in running:
+            if job.process is not None:
+                job.process.wait(timeout=60)
+
+
+def _start(job: _Job, out: Path) -> None:
+    """Train or resume in a process of its own, with one thread."""
+    job.run.parent.mkdir(parents=True, exist_ok=True)
+    if (job.run / CONFIG).is_file() and checkpoint_files(job.run):
+        words = ["resume", str(job.run)]
+    else:
+        config = out / "trials" / f"{job.trial.key}.yaml"
+        save_experiment(job.trial.experiment, config)
+        if (job.run / CONFIG).is_file():
+            (job.run / CONFIG).unlink()  # the first attempt ended before its first checkpoint
+        words = ["train", "--config", str(config), "--out", str(job.run)]
+    job.log = (out / "trials" / f"{job.trial.key}.log").open("ab")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job.process = subprocess.Popen(
+        [sys.executable, "-m", "objectwise", *words],
+        stdout=job.log,
+        stderr=job.log,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _finished(job: _Job, out: Path) -> None:
+    assert job.process is not None
+    job.log.close()
+    if job.process.returncode != 0 or not (job.run / RESULTS).is_file():
+        log = out / "trials" / f"{job.trial.key}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise UserError(f"trial {job.trial.key} failed ({lines[-1] if lines else 'no output'}); its log is {log}")
+
+
+def _line(job: _Job) -> str:
+    record = read_results(job.run)
+    names = [name for name in ("count_accuracy", "foreground_ari", "elbo") if name in record]
+    shown = [f"{name.replace('_', ' ')} {record[name]:.4f}" for name in names]
+    return f"{job.trial.key}: {', '.join(shown)} ({record['training_minutes']:.1f} min)"

@@ -1,0 +1,86 @@
+"""What a study is: trials that are trained, and an account of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from objectwise.figures import Section
+from objectwise.recipes.experiment import Experiment
+
+Scale = Literal["smoke", "quick", "full"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user can choose about a study.
+
+    Attributes:
+        scale: smoke: every code path in minutes, numbers meaningless; quick: enough for the claimed direction, at most two
+            hours on two cores; full: the published budget.
+        digits_root: folder with the MNIST files; None: the download cache, or the bundled digits if there are none.
+        omniglot_root: folder with the Omniglot zips; None: the download cache.
+    """
+
+    scale: Scale
+    digits_root: Path | None = None
+    omniglot_root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a study.
+
+    Attributes:
+        key: name of its folder, unique in the study.
+        experiment: what is trained; its ``out`` is ignored.
+        group: trials of one group differ in the seed alone.
+    """
+
+    key: str
+    experiment: Experiment
+    group: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a study found.
+
+    Attributes:
+        results: goes into ``results.json``; every seed is in it.
+        sections: of the report.
+        summary: one or two sentences.
+    """
+
+    results: dict[str, Any]
+    sections: Sequence[Section]
+    summary: str = ""
+    notices: Sequence[str] = field(default_factory=tuple)
+
+
+class Study(Protocol):
+    """A published experiment.
+
+    Attributes:
+        name: in the table.
+        title: of the report.
+    """
+
+    name: str
+    title: str
+
+    def trials(self, settings: Settings) -> list[Trial]:
+        """What has to be trained."""
+        ...
+
+    def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
+        """Tables and figures from finished runs.
+
+        Args:
+            settings: as for :meth:`trials`.
+            runs: key of each trial -> its run folder.
+            trials: the trials.
+        """
+        ...
