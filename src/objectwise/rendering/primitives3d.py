@@ -45,7 +45,7 @@ Vector = tuple[Tensor, Tensor, Tensor]
 class Look(Config):
     """Light and materials; the defaults resemble CLEVR's."""
 
-    power: tuple[float, ...] = (14.5, 4.0, 6.0)
+    power: tuple[float, ...] = (9.5, 2.6, 3.9)
     """Strength of each lamp: light on a surface that faces it at distance 1."""
     tints: tuple[tuple[float, float, float], ...] = ((1.0, 0.95, 0.88), (0.82, 0.88, 1.0), (1.0, 1.0, 1.0))
     """Colour of each lamp, linear RGB."""
@@ -55,15 +55,15 @@ class Look(Config):
     """How much of a lamp's light a shadow takes away; 0: no cast shadows."""
     contact: float = Field(0.45, ge=0, le=1)
     """Darkening of the ground where an object touches it; 0: none."""
-    ambient: float = Field(0.22, ge=0)
+    ambient: float = Field(0.265, ge=0)
     """Light that comes from everywhere."""
     ground: tuple[float, float, float] = (0.62, 0.61, 0.60)
     """Colour of the ground, linear RGB."""
-    sky: tuple[float, float, float] = (0.10, 0.10, 0.105)
+    sky: tuple[float, float, float] = (0.08, 0.08, 0.085)
     """Colour above the horizon and in mirrors, linear RGB."""
-    highlight: tuple[float, float] = (0.10, 1.6)
+    highlight: tuple[float, float] = (0.12, 8.0)
     """Strength of the highlights of rubber and of metal; (0, 0): none."""
-    gloss: tuple[int, int] = (4, 6)
+    gloss: tuple[int, int] = (4, 5)
     """Narrowness of the highlights of rubber and of metal: cosine to the power 2^n."""
     exposure: float = Field(1.0, gt=0)
     """Factor on all light before it is clipped at white."""
@@ -535,7 +535,7 @@ def _shading(point: Vector, normal: Vector, view: Vector, scene: Scene, look: Lo
         bright = [bright[c] + tint[c] * sharp for c in range(3)]
     around = _surroundings(point, mirror, scene, look)
     rubber = [albedo[c] * diffuse[c] + look.highlight[0] * dull[c] for c in range(3)]
-    steel = [albedo[c] * (around[c] + 0.25 * diffuse[c]) + look.highlight[1] * bright[c] for c in range(3)]
+    steel = [1.2 * albedo[c] * around[c] + (0.3 + 0.7 * albedo[c]) * look.highlight[1] * bright[c] for c in range(3)]
     return [look.exposure * ((1.0 - metal) * rubber[c] + metal * steel[c]) for c in range(3)]
 
 
@@ -544,8 +544,9 @@ def _surroundings(point: Vector, mirror: Vector, scene: Scene, look: Look) -> li
     distance = point[2].clamp_min(0.0) / (-mirror[2]).clamp_min(0.05)
     below = (point[0] + distance * mirror[0], point[1] + distance * mirror[1], torch.zeros_like(distance))
     light = _ground_light(below, scene, look)
-    up = (0.5 + 4.0 * mirror[2]).clamp(0.0, 1.0)
-    return [(1.0 - up) * look.ground[c] * light[c] + up * look.sky[c] for c in range(3)]
+    up = (0.5 + 3.0 * mirror[2]).clamp(0.0, 1.0)
+    seen = (1.0 - up) * (distance * distance / (0.1 + distance * distance))  # the ground near an object is dark
+    return [seen * look.ground[c] * light[c] + up * look.sky[c] for c in range(3)]
 
 
 def _power(value: Tensor, doublings: int) -> Tensor:

@@ -178,32 +178,34 @@ def _ground_light(x, y, lamps, b, look):  # type: ignore[no-untyped-def]
 
 
 @part
-def _shadow(kind, x, y, ex, ey, height, base, softness):  # type: ignore[no-untyped-def]
-    low, high = base / max(height - base, 0.1), (base + 2.0) / max(height - base - 2.0, 0.1)
-    sx, sy = (high - low) * ex, (high - low) * ey
-    length = max(sx * sx + sy * sy, TINY)
-    root = math.sqrt(length)
-    if kind == SPHERE:
-        middle = (base + 1.0) / max(height - base - 1.0, 0.1)
-        mx, my = x - middle * ex, y - middle * ey
-        part, across = (mx * sx + my * sy) / root, (mx * sy - my * sx) / root
-        tilt = middle * middle * (ex * ex + ey * ey)
-        edge = math.sqrt(part * part / (1.0 + tilt) + across * across + TINY) - 1.0
-        rise = base + 1.0
-    else:
-        px, py = x - low * ex, y - low * ey
-        along = min(max((px * sx + py * sy) / length, 0.0), 1.0)
-        rise = base + 2.0 * along
-        if kind == CUBE:
-            side = (abs(px * sy - py * sx) - abs(sx) - abs(sy)) / root
-            square_x = max(px - 1.0 - max(sx, 0.0), -px - 1.0 + min(sx, 0.0))
-            square_y = max(py - 1.0 - max(sy, 0.0), -py - 1.0 + min(sy, 0.0))
-            edge = max(max(square_x, square_y), side)
-        else:
-            qx, qy = px - along * sx, py - along * sy
-            edge = math.sqrt(qx * qx + qy * qy + TINY) - 1.0
-    share = min(max(0.5 - edge / (2.0 * (0.08 + softness * rise)), 0.0), 1.0)
+def _edge_of_ellipse(x, y, sx, sy, tilt):  # type: ignore[no-untyped-def]
+    part, across = x * sx + y * sy, x * sy - y * sx
+    return math.sqrt(part * part * tilt + across * across + TINY) - 1.0
+
+
+@part
+def _edge_of_square(x, y, sx, sy, inverse):  # type: ignore[no-untyped-def]
+    side = (abs(x * sy - y * sx) - abs(sx) - abs(sy)) * inverse
+    edge_x = max(x - 1.0 - max(sx, 0.0), -x - 1.0 + min(sx, 0.0))
+    edge_y = max(y - 1.0 - max(sy, 0.0), -y - 1.0 + min(sy, 0.0))
+    return max(max(edge_x, edge_y), side)
+
+
+@part
+def _edge_of_disc(x, y, sx, sy, along):  # type: ignore[no-untyped-def]
+    x, y = x - along * sx, y - along * sy
+    return math.sqrt(x * x + y * y + TINY) - 1.0
+
+
+@part
+def _hidden(edge, rise, softness):  # type: ignore[no-untyped-def]
+    share = min(max(0.5 - edge / (0.16 + 2.0 * softness * rise), 0.0), 1.0)
     return share * share * (3.0 - 2.0 * share)
+
+
+@part
+def _along(x, y, sx, sy, inverse):  # type: ignore[no-untyped-def]
+    return min(max((x * sx + y * sy) * inverse * inverse, 0.0), 1.0)
 
 
 @part
@@ -251,10 +253,11 @@ def _surface(things, camera, lamps, look, gloss, b, m, t, dx, dy, dz):  # type: 
     if metal > 0.0:
         distance = max(z, 0.0) / max(-rz, 0.05)
         light_r, light_g, light_b = _ground_light(x + distance * rx, y + distance * ry, lamps, b, look)
-        up = min(max(0.5 + 4.0 * rz, 0.0), 1.0)
-        around_r = (1.0 - up) * look[GROUND_R] * light_r + up * look[SKY_R]
-        around_g = (1.0 - up) * look[GROUND_G] * light_g + up * look[SKY_G]
-        around_b = (1.0 - up) * look[GROUND_B] * light_b + up * look[SKY_B]
+        up = min(max(0.5 + 3.0 * rz, 0.0), 1.0)
+        seen = (1.0 - up) * (distance * distance / (0.1 + distance * distance))
+        around_r = seen * look[GROUND_R] * light_r + up * look[SKY_R]
+        around_g = seen * look[GROUND_G] * light_g + up * look[SKY_G]
+        around_b = seen * look[GROUND_B] * light_b + up * look[SKY_B]
     faint, strong = look[DULL], look[BRIGHT]
     return (
         _blend(metal, things[b, m, RED], diffuse_r, around_r, faint * dull_r, strong * bright_r) * look[EXPOSURE],
@@ -266,7 +269,7 @@ def _surface(things, camera, lamps, look, gloss, b, m, t, dx, dy, dz):  # type: 
 @part
 def _blend(metal, albedo, diffuse, around, dull, bright):  # type: ignore[no-untyped-def]
     rubber = albedo * diffuse + dull
-    steel = albedo * (around + 0.25 * diffuse) + bright
+    steel = 1.2 * albedo * around + (0.3 + 0.7 * albedo) * bright
     return (1.0 - metal) * rubber + metal * steel
 
 
@@ -299,7 +302,7 @@ def _window(camera, b, x, y, z, radius, samples, tangent, height, width):  # typ
 
 @kernel
 def _cast(things, camera, b, m, samples, tangent, code, depth, owner):  # type: ignore[no-untyped-def]
-    """Enter object m into the depth buffer and the map of owners, both (S·H, S·W)."""
+    """Enter object m into the depth buffer and the map of owners, both (S·H, S·W); returns the window looked at."""
     height, width = depth.shape[0] // samples, depth.shape[1] // samples
     size, cosine, sine = things[b, m, SIZE], things[b, m, COSINE], things[b, m, SINE]
     kind, short = int(things[b, m, KIND]), min(height, width)
@@ -327,11 +330,12 @@ def _cast(things, camera, b, m, samples, tangent, code, depth, owner):  # type: 
             if t < depth[row, column]:
                 depth[row, column] = t
                 owner[row, column] = code
+    return top, bottom, left, right
 
 
 @kernel
 def _ground_pass(camera, lamps, look, tangent, b, ground, light):  # type: ignore[no-untyped-def]
-    """The empty ground: its colour (3, H, W), and x, y, distance and the light of every lamp (3 + L, H, W)."""
+    """The empty ground: its colour (3, H, W), and x, y, distance, all light and the light of every lamp (4 + L, H, W)."""
     _, height, width = ground.shape
     short = min(height, width)
     for row in range(height):
@@ -342,13 +346,15 @@ def _ground_pass(camera, lamps, look, tangent, b, ground, light):  # type: ignor
             t = -camera[b, EYE_Z] / (dz if down else -1.0)
             light[0, row, column], light[1, row, column] = camera[b, EYE_X] + t * dx, camera[b, EYE_Y] + t * dy
             light[2, row, column] = t if down else math.inf
+            light[3, row, column] = look[AMBIENT]
             for c in range(3):
                 ground[c, row, column] = look[AMBIENT]
         for index in range(lamps.shape[1]):
             for column in range(width):
                 _, _, up, arrives = _lamp(light[0, row, column], light[1, row, column], 0.0, lamps, b, index)
                 received = lamps[b, index, POWER] * arrives * up
-                light[3 + index, row, column] = received
+                light[3, row, column] += received
+                light[4 + index, row, column] = received
                 ground[0, row, column] += lamps[b, index, TINT_R] * received
                 ground[1, row, column] += lamps[b, index, TINT_G] * received
                 ground[2, row, column] += lamps[b, index, TINT_B] * received
@@ -356,6 +362,98 @@ def _ground_pass(camera, lamps, look, tangent, b, ground, light):  # type: ignor
             for column in range(width):
                 lit = look[EXPOSURE] * look[GROUND_R + c] * ground[c, row, column]
                 ground[c, row, column] = look[SKY_R + c] if light[2, row, column] == math.inf else lit
+
+
+@part
+def _shadow_window(  # type: ignore[no-untyped-def]
+    camera, b, kind, cx, cy, size, wx, wy, low, high, tall, base, softness, tangent, height, width
+):
+    """Window (half-open, pixels) around a shadow: the box around the picture of a rectangle on the ground that holds it."""
+    away = max(math.sqrt(wx * wx + wy * wy), TINY)
+    if kind == SPHERE:
+        middle = (base + 1.0) / max(tall - base - 1.0, 0.1)
+        across = 1.0 + 0.08 + softness * (base + 1.0)
+        along = across * math.sqrt(1.0 + middle * middle * away * away)
+        first, last = middle * away - along, middle * away + along
+    else:
+        reach = REACH[CUBE] if kind == CUBE else 1.0
+        across = reach * (1.0 + 0.08 + softness * (base + 2.0))
+        first, last = low * away - across, high * away + across
+    dx, dy = size * wx / away, size * wy / away
+    scale = min(height, width) / (2.0 * tangent)
+    top, bottom, left, right = height + 0.0, 0.0, width + 0.0, 0.0
+    for corner in range(4):
+        forth = last if corner % 2 == 1 else first
+        side = across if corner // 2 == 1 else -across
+        x, y = cx + forth * dx - side * dy - camera[b, EYE_X], cy + forth * dy + side * dx - camera[b, EYE_Y]
+        z = -camera[b, EYE_Z]
+        ahead = x * camera[b, AHEAD_X] + y * camera[b, AHEAD_Y] + z * camera[b, AHEAD_Z]
+        if ahead < 0.01:
+            return 0, height, 0, width
+        column = scale * (x * camera[b, RIGHT_X] + y * camera[b, RIGHT_Y] + z * camera[b, RIGHT_Z]) / ahead
+        row = -scale * (x * camera[b, UP_X] + y * camera[b, UP_Y] + z * camera[b, UP_Z]) / ahead
+        column, row = width / 2.0 + min(max(column, -1e6), 1e6), height / 2.0 + min(max(row, -1e6), 1e6)
+        top, bottom, left, right = min(top, row), max(bottom, row), min(left, column), max(right, column)
+    return (
+        max(math.floor(top), 0),
+        min(math.ceil(bottom) + 1, height),
+        max(math.floor(left), 0),
+        min(math.ceil(right) + 1, width),
+    )
+
+
+@kernel
+def _cast_shadow(  # type: ignore[no-untyped-def]
+    kind,
+    cx,
+    cy,
+    size,
+    cosine,
+    sine,
+    ex,
+    ey,
+    low,
+    high,
+    tall,
+    base,
+    softness,
+    top,
+    bottom,
+    left,
+    right,
+    at_x,
+    at_y,
+    light,
+    taken,
+):
+    """Add what one object takes of one lamp's light to ``taken`` inside a window; one plain loop per kind, for speed."""
+    sx, sy = (high - low) * ex, (high - low) * ey
+    inverse = 1.0 / math.sqrt(max(sx * sx + sy * sy, TINY))
+    c, s = cosine / size, sine / size
+    middle = (base + 1.0) / max(tall - base - 1.0, 0.1) if kind == SPHERE else low
+    x0, y0 = -c * cx - s * cy - middle * ex, -c * cy + s * cx - middle * ey
+    ux, uy, tilt = sx * inverse, sy * inverse, 1.0 / (1.0 + middle * middle * (ex * ex + ey * ey))
+    for row in range(top, bottom):
+        if kind == SPHERE:
+            for column in range(left, right):
+                x = x0 + c * at_x[row, column] + s * at_y[row, column]
+                y = y0 + c * at_y[row, column] - s * at_x[row, column]
+                edge = _edge_of_ellipse(x, y, ux, uy, tilt)
+                taken[row, column] += light[row, column] * _hidden(edge, base + 1.0, softness)
+        elif kind == CUBE:
+            for column in range(left, right):
+                x = x0 + c * at_x[row, column] + s * at_y[row, column]
+                y = y0 + c * at_y[row, column] - s * at_x[row, column]
+                rise = base + 2.0 * _along(x, y, sx, sy, inverse)
+                edge = _edge_of_square(x, y, sx, sy, inverse)
+                taken[row, column] += light[row, column] * _hidden(edge, rise, softness)
+        else:
+            for column in range(left, right):
+                x = x0 + c * at_x[row, column] + s * at_y[row, column]
+                y = y0 + c * at_y[row, column] - s * at_x[row, column]
+                along = _along(x, y, sx, sy, inverse)
+                edge = _edge_of_disc(x, y, sx, sy, along)
+                taken[row, column] += light[row, column] * _hidden(edge, base + 2.0 * along, softness)
 
 
 @kernel
@@ -372,32 +470,41 @@ def _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade)
         ex, ey = cosine * wx + sine * wy, cosine * wy - sine * wx
         tall = lamps[b, index, LAMP_Z] / size
         low, high = base / max(tall - base, 0.1), (base + 2.0) / max(tall - base - 2.0, 0.1)
-        blur = 0.08 + look[SOFTNESS] * (base + 2.0)
-        stretch = (high - low) * math.sqrt(wx * wx + wy * wy)
-        radius = size * (0.5 * stretch + (1.5 + blur) * (1.0 + 0.5 * stretch))
-        middle = 0.5 * size * (low + high)
-        up, down, west, east = _window(
-            camera, b, cx + middle * wx, cy + middle * wy, 0.0, radius, 1, tangent, height, width
+        up, down, west, east = _shadow_window(
+            camera, b, kind, cx, cy, size, wx, wy, low, high, tall, base, look[SOFTNESS], tangent, height, width
         )
         top, bottom, left, right = min(top, up), max(bottom, down), min(left, west), max(right, east)
-        for row in range(up, down):
-            for column in range(west, east):
-                wx, wy = (light[0, row, column] - cx) / size, (light[1, row, column] - cy) / size
-                px, py = cosine * wx + sine * wy, cosine * wy - sine * wx
-                hidden = _shadow(kind, px, py, ex, ey, tall, base, look[SOFTNESS])
-                taken[row, column] += light[3 + index, row, column] * hidden
-    strength = look[CONTACT] / (1.0 + 4.0 * base * base)
+        _cast_shadow(
+            kind,
+            cx,
+            cy,
+            size,
+            cosine,
+            sine,
+            ex,
+            ey,
+            low,
+            high,
+            tall,
+            base,
+            look[SOFTNESS],
+            up,
+            down,
+            west,
+            east,
+            light[0],
+            light[1],
+            light[4 + index],
+            taken,
+        )
+    strength, inverse = look[CONTACT] / (1.0 + 4.0 * base * base), 1.0 / size
     for row in range(top, bottom):
         for column in range(left, right):
-            if light[2, row, column] == math.inf:
-                continue
-            received = look[AMBIENT]
-            for index in range(lamps.shape[1]):
-                received += light[3 + index, row, column]
-            px, py = (light[0, row, column] - cx) / size, (light[1, row, column] - cy) / size
-            near = max(1.0 - (px * px + py * py) / 4.0, 0.0)
-            open_share = 1.0 - look[SHADOW] * taken[row, column] / max(received, TINY)
-            shade[row, column] = open_share * (1.0 - strength * near * near)
+            px, py = (light[0, row, column] - cx) * inverse, (light[1, row, column] - cy) * inverse
+            near = max(1.0 - (px * px + py * py) * 0.25, 0.0)
+            open_share = 1.0 - look[SHADOW] * taken[row, column] / max(light[3, row, column], TINY)
+            factor = open_share * (1.0 - strength * near * near)
+            shade[row, column] = 1.0 if light[2, row, column] == math.inf else factor
 
 
 @part
@@ -405,7 +512,9 @@ def _resolve(things, camera, lamps, look, gloss, samples, tangent, b, row, colum
     """The id of one pixel, and in ``total`` the light of its rays on objects and the distance of that id's."""
     height, width = near.shape[0] // samples, near.shape[1] // samples
     short = min(height, width)
-    count[:], total[:] = 0, 0.0
+    for entity in range(count.shape[0]):
+        count[entity] = 0
+    total[0] = total[1] = total[2] = total[3] = 0.0
     for i in range(samples):
         for j in range(samples):
             count[owner[row * samples + i, column * samples + j]] += 1
@@ -440,31 +549,42 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
     batch, height, width = ids.shape
     number, share = things.shape[1], 1.0 / (samples * samples)
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
-    ground, light = np.empty((3, height, width)), np.empty((3 + lamps.shape[1], height, width))
+    ground, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, shade = np.empty((height, width)), np.empty((height, width))
     count, total = np.zeros(number + 1, np.int64), np.zeros(4)
     for b in range(batch):
         _ground_pass(camera, lamps, look, tangent, b, ground, light)
         owner[:] = 0
+        top, bottom, left, right = height, 0, width, 0
         for row in range(height * samples):  # objects below the ground are hidden by it
-            for column in range(width * samples):
-                near[row, column] = light[2, row // samples, column // samples]
+            for i in range(samples):
+                near[row, i::samples] = light[2, row // samples]
         for m in range(number):
             if things[b, m, PRESENT] > 0.0:
                 _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade)
                 for c in range(3):
                     ground[c] *= shade
-                _cast(things, camera, b, m, samples, tangent, m + 1, near, owner)
+                up, down, west, east = _cast(things, camera, b, m, samples, tangent, m + 1, near, owner)
+                top, bottom = min(top, up // samples), max(bottom, (down + samples - 1) // samples)
+                left, right = min(left, west // samples), max(right, (east + samples - 1) // samples)
         for row in range(height):
+            for c in range(3):
+                for column in range(width):
+                    images[b, c, row, column] = _display(ground[c, row, column])
             for column in range(width):
+                ids[b, row, column], depths[b, row, column] = 0, light[2, row, column]
+        for row in range(top, bottom):
+            for column in range(left, right):
                 best = _resolve(
                     things, camera, lamps, look, gloss, samples, tangent, b, row, column, near, owner, count, total
                 )
+                if count[0] == samples * samples:
+                    continue
                 for c in range(3):
                     linear = total[c] + count[0] * ground[c, row, column]
                     images[b, c, row, column] = _display(linear * share)
-                ids[b, row, column] = best
-                depths[b, row, column] = total[3] if best > 0 else light[2, row, column]
+                if best > 0:
+                    ids[b, row, column], depths[b, row, column] = best, total[3]
 
 
 @kernel
@@ -474,7 +594,7 @@ def _layers(  # type: ignore[no-untyped-def]
     batch, height, width = ground_depth.shape
     number, short = things.shape[1], min(height, width)
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
-    floor, light = np.empty((3, height, width)), np.empty((3 + lamps.shape[1], height, width))
+    floor, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, factor = np.empty((height, width)), np.empty((height, width))
     for b in range(batch):
         _ground_pass(camera, lamps, look, tangent, b, floor, light)
