@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 DATASETS: dict[str, str] = {
+    "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
+    "clevr_like": "objectwise.data.clevr_like:ClevrLikeConfig",
     "digits": "objectwise.data.digits:DigitsConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""

@@ -31,6 +31,10 @@ CUBE, SPHERE, CYLINDER = range(3)
 REACH = (math.sqrt(3.0), 1.0, math.sqrt(2.0))
 """Radius of each unit solid's bounding sphere."""
 TINY = 1e-9
+MIRROR = 1.2
+"""How much brighter than its colour a metal mirrors."""
+MOST_GLOSS = 8
+"""Largest exponent in ``Look.gloss``."""
 EYE, TARGET = (7.4811, -6.5076, 5.3437), (0.0, 0.0, 0.0)
 """CLEVR's camera."""
 LAMPS = ((6.4467, -2.9052, 4.2584), (-4.6711, -4.0136, 3.0112), (-1.1685, 2.6460, 5.8157))
@@ -72,8 +76,8 @@ class Look(Config):
     def _consistent(self) -> Self:
         if len(self.power) != len(self.tints) or not self.power:
             raise ValueError(f"power has {len(self.power)} lamps but tints has {len(self.tints)}")
-        if min(self.gloss) < 0 or max(self.gloss) > 12:
-            raise ValueError(f"gloss {self.gloss} must be two numbers from 0 to 12")
+        if min(self.gloss) < 0 or max(self.gloss) > MOST_GLOSS:
+            raise ValueError(f"gloss {self.gloss} must be two numbers from 0 to {MOST_GLOSS}")
         return self
 
 
@@ -535,7 +539,7 @@ def _shading(point: Vector, normal: Vector, view: Vector, scene: Scene, look: Lo
         bright = [bright[c] + tint[c] * sharp for c in range(3)]
     around = _surroundings(point, mirror, scene, look)
     rubber = [albedo[c] * diffuse[c] + look.highlight[0] * dull[c] for c in range(3)]
-    steel = [1.2 * albedo[c] * around[c] + (0.3 + 0.7 * albedo[c]) * look.highlight[1] * bright[c] for c in range(3)]
+    steel = [MIRROR * albedo[c] * around[c] + (0.3 + 0.7 * albedo[c]) * look.highlight[1] * bright[c] for c in range(3)]
     return [look.exposure * ((1.0 - metal) * rubber[c] + metal * steel[c]) for c in range(3)]
 
 

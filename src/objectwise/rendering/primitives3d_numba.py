@@ -15,6 +15,9 @@ from numba import njit
 
 from objectwise.rendering.primitives3d import (
     CUBE,
+    CYLINDER,
+    MIRROR,
+    MOST_GLOSS,
     REACH,
     SPHERE,
     TINY,
@@ -138,23 +141,6 @@ def _enter(kind, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
 
 
 @part
-def _normal(kind, x, y, z):  # type: ignore[no-untyped-def]
-    if kind == SPHERE:
-        return x, y, z
-    if kind == CUBE:
-        ax, ay, az = abs(x), abs(y), abs(z)
-        if ax >= ay and ax >= az:
-            return math.copysign(1.0, x), 0.0, 0.0
-        if ay >= az:
-            return 0.0, math.copysign(1.0, y), 0.0
-        return 0.0, 0.0, math.copysign(1.0, z)
-    radial = math.sqrt(max(x * x + y * y, TINY))
-    if abs(z) >= radial:
-        return 0.0, 0.0, math.copysign(1.0, z)
-    return x / radial, y / radial, 0.0
-
-
-@part
 def _lamp(x, y, z, lamps, b, index):  # type: ignore[no-untyped-def]
     """Unit vector from a point to a lamp, and how much of its power arrives there."""
     at_x, at_y, at_z = lamps[b, index, LAMP_X], lamps[b, index, LAMP_Y], lamps[b, index, LAMP_Z]
@@ -163,18 +149,6 @@ def _lamp(x, y, z, lamps, b, index):  # type: ignore[no-untyped-def]
     inverse = 1.0 / math.sqrt(square)
     facing = max((lx * at_x + ly * at_y + lz * at_z) * inverse / lamps[b, index, REACH_OF_LAMP], 0.0)
     return lx * inverse, ly * inverse, lz * inverse, facing * inverse * inverse
-
-
-@part
-def _ground_light(x, y, lamps, b, look):  # type: ignore[no-untyped-def]
-    red = green = blue = look[AMBIENT]
-    for index in range(lamps.shape[1]):
-        _, _, up, arrives = _lamp(x, y, 0.0, lamps, b, index)
-        received = lamps[b, index, POWER] * arrives * up
-        red += lamps[b, index, TINT_R] * received
-        green += lamps[b, index, TINT_G] * received
-        blue += lamps[b, index, TINT_B] * received
-    return red, green, blue
 
 
 @part
@@ -206,71 +180,6 @@ def _hidden(edge, rise, softness):  # type: ignore[no-untyped-def]
 @part
 def _along(x, y, sx, sy, inverse):  # type: ignore[no-untyped-def]
     return min(max((x * sx + y * sy) * inverse * inverse, 0.0), 1.0)
-
-
-@part
-def _power(value, doublings):  # type: ignore[no-untyped-def]
-    for _ in range(doublings):
-        value *= value
-    return value
-
-
-@part
-def _surface(things, camera, lamps, look, gloss, b, m, t, dx, dy, dz):  # type: ignore[no-untyped-def]
-    """Linear RGB of the point at distance t along a ray, which lies on object m."""
-    size, cosine, sine = things[b, m, SIZE], things[b, m, COSINE], things[b, m, SINE]
-    x, y, z = camera[b, EYE_X] + t * dx, camera[b, EYE_Y] + t * dy, camera[b, EYE_Z] + t * dz
-    wx, wy = (x - things[b, m, X]) / size, (y - things[b, m, Y]) / size
-    kind = int(things[b, m, KIND])
-    ux, uy, nz = _normal(kind, cosine * wx + sine * wy, cosine * wy - sine * wx, (z - things[b, m, Z]) / size)
-    nx, ny = cosine * ux - sine * uy, sine * ux + cosine * uy
-    length = math.sqrt(dx * dx + dy * dy + dz * dz)
-    vx, vy, vz = -dx / length, -dy / length, -dz / length
-    twice = 2.0 * (nx * vx + ny * vy + nz * vz)
-    rx, ry, rz = twice * nx - vx, twice * ny - vy, twice * nz - vz
-    diffuse_r = diffuse_g = diffuse_b = look[AMBIENT] * (0.65 + 0.35 * nz)
-    dull_r = dull_g = dull_b = bright_r = bright_g = bright_b = 0.0
-    for index in range(lamps.shape[1]):
-        lx, ly, lz, arrives = _lamp(x, y, z, lamps, b, index)
-        light = lamps[b, index, POWER] * arrives
-        lambert = light * max(nx * lx + ny * ly + nz * lz, 0.0)
-        aligned = max(rx * lx + ry * ly + rz * lz, 0.0)
-        dull, bright = light * _power(aligned, gloss[0]), light * _power(aligned, gloss[1])
-        tint_r, tint_g, tint_b = lamps[b, index, TINT_R], lamps[b, index, TINT_G], lamps[b, index, TINT_B]
-        diffuse_r, diffuse_g, diffuse_b = (
-            diffuse_r + tint_r * lambert,
-            diffuse_g + tint_g * lambert,
-            diffuse_b + tint_b * lambert,
-        )
-        dull_r, dull_g, dull_b = dull_r + tint_r * dull, dull_g + tint_g * dull, dull_b + tint_b * dull
-        bright_r, bright_g, bright_b = (
-            bright_r + tint_r * bright,
-            bright_g + tint_g * bright,
-            bright_b + tint_b * bright,
-        )
-    metal = things[b, m, METAL]
-    around_r = around_g = around_b = 0.0
-    if metal > 0.0:
-        distance = max(z, 0.0) / max(-rz, 0.05)
-        light_r, light_g, light_b = _ground_light(x + distance * rx, y + distance * ry, lamps, b, look)
-        up = min(max(0.5 + 3.0 * rz, 0.0), 1.0)
-        seen = (1.0 - up) * (distance * distance / (0.1 + distance * distance))
-        around_r = seen * look[GROUND_R] * light_r + up * look[SKY_R]
-        around_g = seen * look[GROUND_G] * light_g + up * look[SKY_G]
-        around_b = seen * look[GROUND_B] * light_b + up * look[SKY_B]
-    faint, strong = look[DULL], look[BRIGHT]
-    return (
-        _blend(metal, things[b, m, RED], diffuse_r, around_r, faint * dull_r, strong * bright_r) * look[EXPOSURE],
-        _blend(metal, things[b, m, GREEN], diffuse_g, around_g, faint * dull_g, strong * bright_g) * look[EXPOSURE],
-        _blend(metal, things[b, m, BLUE], diffuse_b, around_b, faint * dull_b, strong * bright_b) * look[EXPOSURE],
-    )
-
-
-@part
-def _blend(metal, albedo, diffuse, around, dull, bright):  # type: ignore[no-untyped-def]
-    rubber = albedo * diffuse + dull
-    steel = 1.2 * albedo * around + (0.3 + 0.7 * albedo) * bright
-    return (1.0 - metal) * rubber + metal * steel
 
 
 @part
@@ -331,6 +240,118 @@ def _cast(things, camera, b, m, samples, tangent, code, depth, owner):  # type: 
                 depth[row, column] = t
                 owner[row, column] = code
     return top, bottom, left, right
+
+
+@part
+def _power(value, doublings):  # type: ignore[no-untyped-def]
+    for step in range(MOST_GLOSS):  # a fixed number of steps, so that the loop around can be vectorised
+        value = value * value if step < doublings else value
+    return value
+
+
+@kernel
+def _normals(kind, cosine, sine, inverse, x, y, z, points, left, right):  # type: ignore[no-untyped-def]
+    """Fill rows 3-5 of ``points`` with the normals at the points in rows 0-2; the solid's centre is x, y, z."""
+    for i in range(left, right):
+        wx, wy = (points[0, i] - x) * inverse, (points[1, i] - y) * inverse
+        points[3, i], points[4, i] = cosine * wx + sine * wy, cosine * wy - sine * wx
+        points[5, i] = (points[2, i] - z) * inverse
+    if kind == CUBE:
+        for i in range(left, right):
+            px, py, pz = points[3, i], points[4, i], points[5, i]
+            ax, ay, az = abs(px), abs(py), abs(pz)
+            on_x = ax >= max(ay, az)
+            on_y = (not on_x) and ay >= az
+            points[3, i] = (1.0 if px > 0.0 else -1.0) if on_x else 0.0
+            points[4, i] = (1.0 if py > 0.0 else -1.0) if on_y else 0.0
+            points[5, i] = 0.0 if on_x or on_y else (1.0 if pz > 0.0 else -1.0)
+    if kind == CYLINDER:
+        for i in range(left, right):
+            px, py, pz = points[3, i], points[4, i], points[5, i]
+            radial = math.sqrt(max(px * px + py * py, TINY))
+            cap = abs(pz) >= radial
+            points[3, i] = 0.0 if cap else px / radial
+            points[4, i] = 0.0 if cap else py / radial
+            points[5, i] = (1.0 if pz > 0.0 else -1.0) if cap else 0.0
+    for i in range(left, right):
+        ux, uy = points[3, i], points[4, i]
+        points[3, i], points[4, i] = cosine * ux - sine * uy, sine * ux + cosine * uy
+
+
+@kernel
+def _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, row, left, right, near, points, light):  # type: ignore[no-untyped-def]
+    """Linear RGB, into ``light`` (3, S·W), of a row of points of object m at distances ``near``.
+
+    Light is linear in the lamps, so that each adds its part in one plain loop. ``points`` (12, S·W) is scratch: the point, its
+    normal, the mirrored direction, where that meets the ground, and how much of the ground is seen there.
+    """
+    height, width = near.shape[0] // samples, near.shape[1] // samples
+    short = min(height, width)
+    v = (height - 2.0 * ((row + 0.5) / samples)) / short * tangent
+    for i in range(left, right):
+        u = (2.0 * ((i + 0.5) / samples) - width) / short * tangent
+        dx, dy, dz = _ray(camera, b, u, v)
+        t, inverse = near[row, i], -1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+        points[0, i], points[1, i] = camera[b, EYE_X] + t * dx, camera[b, EYE_Y] + t * dy
+        points[2, i] = camera[b, EYE_Z] + t * dz
+        points[6, i], points[7, i], points[8, i] = dx * inverse, dy * inverse, dz * inverse
+    _normals(
+        int(things[b, m, KIND]),
+        things[b, m, COSINE],
+        things[b, m, SINE],
+        1.0 / things[b, m, SIZE],
+        things[b, m, X],
+        things[b, m, Y],
+        things[b, m, Z],
+        points,
+        left,
+        right,
+    )
+    metal = things[b, m, METAL]
+    for i in range(left, right):
+        nx, ny, nz = points[3, i], points[4, i], points[5, i]
+        twice = 2.0 * (nx * points[6, i] + ny * points[7, i] + nz * points[8, i])
+        points[6, i] = twice * nx - points[6, i]
+        points[7, i] = twice * ny - points[7, i]
+        points[8, i] = twice * nz - points[8, i]
+        distance = max(points[2, i], 0.0) / max(-points[8, i], 0.05)
+        up = min(max(0.5 + 3.0 * points[8, i], 0.0), 1.0)
+        seen = (1.0 - up) * (distance * distance / (0.1 + distance * distance))
+        points[9, i], points[10, i] = points[0, i] + distance * points[6, i], points[1, i] + distance * points[7, i]
+        points[11, i] = MIRROR * metal * seen
+        ambient = look[AMBIENT] * (0.65 + 0.35 * nz) * (1.0 - metal)
+        for c in range(3):
+            around = points[11, i] * look[GROUND_R + c] * look[AMBIENT] + MIRROR * metal * up * look[SKY_R + c]
+            light[c, i] = things[b, m, RED + c] * (ambient + around)
+    for index in range(lamps.shape[1]):
+        _add_lamp(things, lamps, look, gloss, b, m, index, left, right, points, light)
+    for c in range(3):
+        for i in range(left, right):
+            light[c, i] *= look[EXPOSURE]
+
+
+@kernel
+def _add_lamp(things, lamps, look, gloss, b, m, index, left, right, points, light):  # type: ignore[no-untyped-def]
+    """Add one lamp's part to the light of a row of points: Lambert, both highlights, and the mirrored ground."""
+    metal, power = things[b, m, METAL], lamps[b, index, POWER]
+    for i in range(left, right):
+        lx, ly, lz, arrives = _lamp(points[0, i], points[1, i], points[2, i], lamps, b, index)
+        lambert = max(points[3, i] * lx + points[4, i] * ly + points[5, i] * lz, 0.0)
+        aligned = max(points[6, i] * lx + points[7, i] * ly + points[8, i] * lz, 0.0)
+        dull = power * arrives * (1.0 - metal) * look[DULL] * _power(aligned, gloss[0])
+        bright = power * arrives * metal * look[BRIGHT] * _power(aligned, gloss[1])
+        lambert = power * arrives * (1.0 - metal) * lambert
+        for c in range(3):
+            albedo = things[b, m, RED + c]
+            colored = albedo * lambert + dull + (0.3 + 0.7 * albedo) * bright
+            light[c, i] += lamps[b, index, TINT_R + c] * colored
+    if metal > 0.0:
+        for i in range(left, right):
+            _, _, up, arrives = _lamp(points[9, i], points[10, i], 0.0, lamps, b, index)
+            mirrored = power * arrives * up * points[11, i]
+            for c in range(3):
+                tint = lamps[b, index, TINT_R + c] * look[GROUND_R + c]
+                light[c, i] += things[b, m, RED + c] * tint * mirrored
 
 
 @kernel
@@ -508,35 +529,21 @@ def _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade)
 
 
 @part
-def _resolve(things, camera, lamps, look, gloss, samples, tangent, b, row, column, near, owner, count, total):  # type: ignore[no-untyped-def]
-    """The id of one pixel, and in ``total`` the light of its rays on objects and the distance of that id's."""
-    height, width = near.shape[0] // samples, near.shape[1] // samples
-    short = min(height, width)
+def _resolve(row, column, samples, owner, near, count):  # type: ignore[no-untyped-def]
+    """The id that fills most of a pixel, and its mean distance; ``count`` is left with the rays of every id."""
     for entity in range(count.shape[0]):
         count[entity] = 0
-    total[0] = total[1] = total[2] = total[3] = 0.0
-    for i in range(samples):
-        for j in range(samples):
-            count[owner[row * samples + i, column * samples + j]] += 1
-    if count[0] == samples * samples:
-        return 0
-    best = 0
+    for i in range(row * samples, (row + 1) * samples):
+        for j in range(column * samples, (column + 1) * samples):
+            count[owner[i, j]] += 1
+    best, distance = 0, 0.0
     for entity in range(1, count.shape[0]):
         if count[entity] > count[best]:
             best = entity
-    for fine_row in range(row * samples, (row + 1) * samples):
-        v = (height - 2.0 * ((fine_row + 0.5) / samples)) / short * tangent
-        for fine_column in range(column * samples, (column + 1) * samples):
-            entity = owner[fine_row, fine_column]
-            if entity > 0:
-                t = near[fine_row, fine_column]
-                u = (2.0 * ((fine_column + 0.5) / samples) - width) / short * tangent
-                dx, dy, dz = _ray(camera, b, u, v)
-                red, green, blue = _surface(things, camera, lamps, look, gloss, b, entity - 1, t, dx, dy, dz)
-                total[0], total[1], total[2] = total[0] + red, total[1] + green, total[2] + blue
-                total[3] += t if entity == best else 0.0
-    total[3] /= max(count[best], 1)
-    return best
+    for i in range(row * samples, (row + 1) * samples):
+        for j in range(column * samples, (column + 1) * samples):
+            distance += near[i, j] if owner[i, j] == best else 0.0
+    return best, distance / max(count[best], 1)
 
 
 @part
@@ -551,10 +558,13 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
     ground, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, shade = np.empty((height, width)), np.empty((height, width))
-    count, total = np.zeros(number + 1, np.int64), np.zeros(4)
+    color, points = np.zeros((3, height * samples, width * samples)), np.empty((12, width * samples))
+    row_light, count = np.empty((3, width * samples)), np.zeros(number + 1, np.int64)
+    windows = np.zeros((number, 4), np.int64)
     for b in range(batch):
         _ground_pass(camera, lamps, look, tangent, b, ground, light)
         owner[:] = 0
+        windows[:] = 0
         top, bottom, left, right = height, 0, width, 0
         for row in range(height * samples):  # objects below the ground are hidden by it
             for i in range(samples):
@@ -565,6 +575,7 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
                 for c in range(3):
                     ground[c] *= shade
                 up, down, west, east = _cast(things, camera, b, m, samples, tangent, m + 1, near, owner)
+                windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3] = up, down, west, east
                 top, bottom = min(top, up // samples), max(bottom, (down + samples - 1) // samples)
                 left, right = min(left, west // samples), max(right, (east + samples - 1) // samples)
         for row in range(height):
@@ -573,18 +584,29 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
                     images[b, c, row, column] = _display(ground[c, row, column])
             for column in range(width):
                 ids[b, row, column], depths[b, row, column] = 0, light[2, row, column]
+        for m in range(number):
+            up, down, west, east = windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3]
+            for row in range(up, down):
+                _surface_pass(
+                    things, camera, lamps, look, gloss, samples, tangent, b, m, row, west, east, near, points, row_light
+                )
+                for c in range(3):
+                    for i in range(west, east):
+                        kept = color[c, row, i]
+                        color[c, row, i] = row_light[c, i] if owner[row, i] == m + 1 else kept
         for row in range(top, bottom):
             for column in range(left, right):
-                best = _resolve(
-                    things, camera, lamps, look, gloss, samples, tangent, b, row, column, near, owner, count, total
-                )
+                best, distance = _resolve(row, column, samples, owner, near, count)
                 if count[0] == samples * samples:
                     continue
                 for c in range(3):
-                    linear = total[c] + count[0] * ground[c, row, column]
+                    linear = count[0] * ground[c, row, column]
+                    for i in range(row * samples, (row + 1) * samples):
+                        for j in range(column * samples, (column + 1) * samples):
+                            linear += color[c, i, j] if owner[i, j] > 0 else 0.0
                     images[b, c, row, column] = _display(linear * share)
                 if best > 0:
-                    ids[b, row, column], depths[b, row, column] = best, total[3]
+                    ids[b, row, column], depths[b, row, column] = best, distance
 
 
 @kernel
@@ -592,7 +614,8 @@ def _layers(  # type: ignore[no-untyped-def]
     things, camera, lamps, look, gloss, samples, tangent, color, depth, shade, ground, ground_depth
 ):
     batch, height, width = ground_depth.shape
-    number, short = things.shape[1], min(height, width)
+    number = things.shape[1]
+    points, row_light = np.empty((12, width * samples)), np.empty((3, width * samples))
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
     floor, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, factor = np.empty((height, width)), np.empty((height, width))
@@ -605,16 +628,27 @@ def _layers(  # type: ignore[no-untyped-def]
             _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, factor)
             shade[b, m] = factor
             near[:], owner[:] = math.inf, 0
-            _cast(things, camera, b, m, samples, tangent, 1, near, owner)
-            for row in range(height * samples):
-                v = (height - 2.0 * ((row + 0.5) / samples)) / short * tangent
-                for column in range(width * samples):
+            top, bottom, left, right = _cast(things, camera, b, m, samples, tangent, 1, near, owner)
+            for row in range(top, bottom):
+                _surface_pass(
+                    things,
+                    camera,
+                    lamps,
+                    look,
+                    gloss,
+                    samples,
+                    tangent,
+                    b,
+                    m,
+                    row,
+                    left,
+                    right,
+                    near,
+                    points,
+                    row_light,
+                )
+                for column in range(left, right):
                     if owner[row, column] > 0:
-                        u = (2.0 * ((column + 0.5) / samples) - width) / short * tangent
-                        dx, dy, dz = _ray(camera, b, u, v)
-                        t = near[row, column]
-                        red, green, blue = _surface(things, camera, lamps, look, gloss, b, m, t, dx, dy, dz)
-                        depth[b, m, row, column] = t
-                        color[b, m, 0, row, column] = red
-                        color[b, m, 1, row, column] = green
-                        color[b, m, 2, row, column] = blue
+                        depth[b, m, row, column] = near[row, column]
+                        for c in range(3):
+                            color[b, m, c, row, column] = row_light[c, column]
