@@ -141,13 +141,11 @@ def _enter(kind, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
 
 
 @part
-def _lamp(x, y, z, lamps, b, index):  # type: ignore[no-untyped-def]
-    """Unit vector from a point to a lamp, and how much of its power arrives there."""
-    at_x, at_y, at_z = lamps[b, index, LAMP_X], lamps[b, index, LAMP_Y], lamps[b, index, LAMP_Z]
-    lx, ly, lz = at_x - x, at_y - y, at_z - z
-    square = max(lx * lx + ly * ly + lz * lz, TINY)
-    inverse = 1.0 / math.sqrt(square)
-    facing = max((lx * at_x + ly * at_y + lz * at_z) * inverse / lamps[b, index, REACH_OF_LAMP], 0.0)
+def _arrival(x, y, z, lamp, reach):  # type: ignore[no-untyped-def]
+    """Unit vector from a point to a lamp, and the share of its power that arrives; ``reach`` is 1 / |lamp|."""
+    lx, ly, lz = lamp[0] - x, lamp[1] - y, lamp[2] - z
+    inverse = 1.0 / math.sqrt(max(lx * lx + ly * ly + lz * lz, TINY))
+    facing = max((lx * lamp[0] + ly * lamp[1] + lz * lamp[2]) * inverse * reach, 0.0)
     return lx * inverse, ly * inverse, lz * inverse, facing * inverse * inverse
 
 
@@ -249,109 +247,156 @@ def _power(value, doublings):  # type: ignore[no-untyped-def]
     return value
 
 
-@kernel
-def _normals(kind, cosine, sine, inverse, x, y, z, points, left, right):  # type: ignore[no-untyped-def]
-    """Fill rows 3-5 of ``points`` with the normals at the points in rows 0-2; the solid's centre is x, y, z."""
-    for i in range(left, right):
-        wx, wy = (points[0, i] - x) * inverse, (points[1, i] - y) * inverse
-        points[3, i], points[4, i] = cosine * wx + sine * wy, cosine * wy - sine * wx
-        points[5, i] = (points[2, i] - z) * inverse
-    if kind == CUBE:
-        for i in range(left, right):
-            px, py, pz = points[3, i], points[4, i], points[5, i]
-            ax, ay, az = abs(px), abs(py), abs(pz)
-            on_x = ax >= max(ay, az)
-            on_y = (not on_x) and ay >= az
-            points[3, i] = (1.0 if px > 0.0 else -1.0) if on_x else 0.0
-            points[4, i] = (1.0 if py > 0.0 else -1.0) if on_y else 0.0
-            points[5, i] = 0.0 if on_x or on_y else (1.0 if pz > 0.0 else -1.0)
-    if kind == CYLINDER:
-        for i in range(left, right):
-            px, py, pz = points[3, i], points[4, i], points[5, i]
-            radial = math.sqrt(max(px * px + py * py, TINY))
-            cap = abs(pz) >= radial
-            points[3, i] = 0.0 if cap else px / radial
-            points[4, i] = 0.0 if cap else py / radial
-            points[5, i] = (1.0 if pz > 0.0 else -1.0) if cap else 0.0
-    for i in range(left, right):
-        ux, uy = points[3, i], points[4, i]
-        points[3, i], points[4, i] = cosine * ux - sine * uy, sine * ux + cosine * uy
+@part
+def _sign(value):  # type: ignore[no-untyped-def]
+    return 1.0 if value > 0.0 else -1.0
+
+
+@part
+def _normal(kind, x, y, z):  # type: ignore[no-untyped-def]
+    """Outward unit normal of a unit solid; every kind is worked out, so that loops around this can be vectorised."""
+    ax, ay, az = abs(x), abs(y), abs(z)
+    on_x = ax >= max(ay, az)
+    on_z = (not on_x) and az > ay
+    inverse = 1.0 / math.sqrt(max(x * x + y * y, TINY))
+    cap = az * inverse >= 1.0
+    box_x, box_y, box_z = _sign(x) if on_x else 0.0, 0.0 if on_x or on_z else _sign(y), _sign(z) if on_z else 0.0
+    tube_x, tube_y, tube_z = 0.0 if cap else x * inverse, 0.0 if cap else y * inverse, _sign(z) if cap else 0.0
+    x = box_x if kind == CUBE else (tube_x if kind == CYLINDER else x)
+    y = box_y if kind == CUBE else (tube_y if kind == CYLINDER else y)
+    z = box_z if kind == CUBE else (tube_z if kind == CYLINDER else z)
+    return x, y, z
 
 
 @kernel
-def _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, row, left, right, near, points, light):  # type: ignore[no-untyped-def]
-    """Linear RGB, into ``light`` (3, S·W), of a row of points of object m at distances ``near``.
+def _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, row, left, right, near, light):  # type: ignore[no-untyped-def]
+    """Linear RGB, into the first columns of ``light`` (3, S·W), of a row of points of object m at distances ``near``.
 
-    Light is linear in the lamps, so that each adds its part in one plain loop. ``points`` (12, S·W) is scratch: the point, its
-    normal, the mirrored direction, where that meets the ground, and how much of the ground is seen there.
+    Light is linear in the lamps, so that each adds its part in one loop that the compiler vectorises: it reads and writes few
+    arrays, takes no branch, and rather works out the geometry again than keeps it.
     """
     height, width = near.shape[0] // samples, near.shape[1] // samples
     short = min(height, width)
     v = (height - 2.0 * ((row + 0.5) / samples)) / short * tangent
-    for i in range(left, right):
-        u = (2.0 * ((i + 0.5) / samples) - width) / short * tangent
-        dx, dy, dz = _ray(camera, b, u, v)
-        t, inverse = near[row, i], -1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-        points[0, i], points[1, i] = camera[b, EYE_X] + t * dx, camera[b, EYE_Y] + t * dy
-        points[2, i] = camera[b, EYE_Z] + t * dz
-        points[6, i], points[7, i], points[8, i] = dx * inverse, dy * inverse, dz * inverse
-    _normals(
+    start, step = ((2.0 * ((left + 0.5) / samples) - width) / short * tangent), 2.0 / samples / short * tangent
+    eye = (camera[b, EYE_X], camera[b, EYE_Y], camera[b, EYE_Z])
+    ray = _ray(camera, b, start, v)
+    shift = (step * camera[b, RIGHT_X], step * camera[b, RIGHT_Y], step * camera[b, RIGHT_Z])
+    thing = (
         int(things[b, m, KIND]),
-        things[b, m, COSINE],
-        things[b, m, SINE],
-        1.0 / things[b, m, SIZE],
         things[b, m, X],
         things[b, m, Y],
         things[b, m, Z],
-        points,
-        left,
-        right,
+        1.0 / things[b, m, SIZE],
+        things[b, m, COSINE],
+        things[b, m, SINE],
     )
-    metal = things[b, m, METAL]
-    for i in range(left, right):
-        nx, ny, nz = points[3, i], points[4, i], points[5, i]
-        twice = 2.0 * (nx * points[6, i] + ny * points[7, i] + nz * points[8, i])
-        points[6, i] = twice * nx - points[6, i]
-        points[7, i] = twice * ny - points[7, i]
-        points[8, i] = twice * nz - points[8, i]
-        distance = max(points[2, i], 0.0) / max(-points[8, i], 0.05)
-        up = min(max(0.5 + 3.0 * points[8, i], 0.0), 1.0)
-        seen = (1.0 - up) * (distance * distance / (0.1 + distance * distance))
-        points[9, i], points[10, i] = points[0, i] + distance * points[6, i], points[1, i] + distance * points[7, i]
-        points[11, i] = MIRROR * metal * seen
-        ambient = look[AMBIENT] * (0.65 + 0.35 * nz) * (1.0 - metal)
-        for c in range(3):
-            around = points[11, i] * look[GROUND_R + c] * look[AMBIENT] + MIRROR * metal * up * look[SKY_R + c]
-            light[c, i] = things[b, m, RED + c] * (ambient + around)
+    colors = (things[b, m, RED], things[b, m, GREEN], things[b, m, BLUE])
+    ground = (look[GROUND_R], look[GROUND_G], look[GROUND_B])
+    sky = (look[SKY_R], look[SKY_G], look[SKY_B])
+    metal, exposure = things[b, m, METAL], look[EXPOSURE]
+    scales = (look[AMBIENT], exposure * (1.0 - metal), exposure * metal, look[DULL], look[BRIGHT])
+    distances, red, green, blue = near[row, left:right], light[0], light[1], light[2]
+    _ambient_part(eye, ray, shift, thing, colors, ground, sky, scales, distances, red, green, blue)
     for index in range(lamps.shape[1]):
-        _add_lamp(things, lamps, look, gloss, b, m, index, left, right, points, light)
-    for c in range(3):
-        for i in range(left, right):
-            light[c, i] *= look[EXPOSURE]
+        lamp = (lamps[b, index, LAMP_X], lamps[b, index, LAMP_Y], lamps[b, index, LAMP_Z])
+        tint = (lamps[b, index, TINT_R], lamps[b, index, TINT_G], lamps[b, index, TINT_B])
+        power, reach = lamps[b, index, POWER], 1.0 / lamps[b, index, REACH_OF_LAMP]
+        _lamp_part(
+            eye,
+            ray,
+            shift,
+            thing,
+            colors,
+            ground,
+            scales,
+            gloss,
+            lamp,
+            tint,
+            power,
+            reach,
+            distances,
+            red,
+            green,
+            blue,
+        )
+
+
+@part
+def _geometry(eye, ray, shift, thing, i, t):  # type: ignore[no-untyped-def]
+    """Point, normal and mirrored direction at distance t along ray i of a row."""
+    kind, cx, cy, cz, inverse, cosine, sine = thing
+    dx, dy, dz = ray[0] + i * shift[0], ray[1] + i * shift[1], ray[2] + i * shift[2]
+    x, y, z = eye[0] + t * dx, eye[1] + t * dy, eye[2] + t * dz
+    wx, wy = (x - cx) * inverse, (y - cy) * inverse
+    ux, uy, nz = _normal(kind, cosine * wx + sine * wy, cosine * wy - sine * wx, (z - cz) * inverse)
+    nx, ny = cosine * ux - sine * uy, sine * ux + cosine * uy
+    unit = -1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+    vx, vy, vz = dx * unit, dy * unit, dz * unit
+    twice = 2.0 * (nx * vx + ny * vy + nz * vz)
+    return x, y, z, nx, ny, nz, twice * nx - vx, twice * ny - vy, twice * nz - vz
+
+
+@part
+def _mirrored(z, rz):  # type: ignore[no-untyped-def]
+    """How far a mirrored ray meets the ground, and the shares of ground and sky seen there."""
+    distance = max(z, 0.0) / max(-rz, 0.05)
+    up = min(max(0.5 + 3.0 * rz, 0.0), 1.0)
+    return distance, (1.0 - up) * (distance * distance / (0.1 + distance * distance)), up
 
 
 @kernel
-def _add_lamp(things, lamps, look, gloss, b, m, index, left, right, points, light):  # type: ignore[no-untyped-def]
-    """Add one lamp's part to the light of a row of points: Lambert, both highlights, and the mirrored ground."""
-    metal, power = things[b, m, METAL], lamps[b, index, POWER]
-    for i in range(left, right):
-        lx, ly, lz, arrives = _lamp(points[0, i], points[1, i], points[2, i], lamps, b, index)
-        lambert = max(points[3, i] * lx + points[4, i] * ly + points[5, i] * lz, 0.0)
-        aligned = max(points[6, i] * lx + points[7, i] * ly + points[8, i] * lz, 0.0)
-        dull = power * arrives * (1.0 - metal) * look[DULL] * _power(aligned, gloss[0])
-        bright = power * arrives * metal * look[BRIGHT] * _power(aligned, gloss[1])
-        lambert = power * arrives * (1.0 - metal) * lambert
-        for c in range(3):
-            albedo = things[b, m, RED + c]
-            colored = albedo * lambert + dull + (0.3 + 0.7 * albedo) * bright
-            light[c, i] += lamps[b, index, TINT_R + c] * colored
-    if metal > 0.0:
-        for i in range(left, right):
-            _, _, up, arrives = _lamp(points[9, i], points[10, i], 0.0, lamps, b, index)
-            mirrored = power * arrives * up * points[11, i]
-            for c in range(3):
-                tint = lamps[b, index, TINT_R + c] * look[GROUND_R + c]
-                light[c, i] += things[b, m, RED + c] * tint * mirrored
+def _ambient_part(  # type: ignore[no-untyped-def]
+    eye, ray, shift, thing, colors, ground, sky, scales, distances, red, green, blue
+):
+    """The part of a row's light that no lamp gives."""
+    ambient, rubber, metal, _, _ = scales
+    for i in range(distances.shape[0]):
+        _, _, z, _, _, nz, _, _, rz = _geometry(eye, ray, shift, thing, i, distances[i])
+        _, seen, up = _mirrored(z, rz)
+        dull, seen, up = rubber * ambient * (0.65 + 0.35 * nz), MIRROR * metal * seen * ambient, MIRROR * metal * up
+        red[i] = colors[0] * (dull + seen * ground[0] + up * sky[0])
+        green[i] = colors[1] * (dull + seen * ground[1] + up * sky[1])
+        blue[i] = colors[2] * (dull + seen * ground[2] + up * sky[2])
+
+
+@kernel
+def _lamp_part(  # type: ignore[no-untyped-def]
+    eye,
+    ray,
+    shift,
+    thing,
+    colors,
+    ground,
+    scales,
+    gloss,
+    lamp,
+    tint,
+    power,
+    reach,
+    distances,
+    red,
+    green,
+    blue,
+):
+    """Add one lamp's part to a row's light: Lambert, both highlights, and the mirrored ground."""
+    _, rubber, metal, dull_highlight, bright_highlight = scales
+    white = (0.3 + 0.7 * colors[0], 0.3 + 0.7 * colors[1], 0.3 + 0.7 * colors[2])
+    mirror = (MIRROR * ground[0] * colors[0], MIRROR * ground[1] * colors[1], MIRROR * ground[2] * colors[2])
+    for i in range(distances.shape[0]):
+        x, y, z, nx, ny, nz, rx, ry, rz = _geometry(eye, ray, shift, thing, i, distances[i])
+        lx, ly, lz, arrives = _arrival(x, y, z, lamp, reach)
+        aligned = max(rx * lx + ry * ly + rz * lz, 0.0)
+        dull = dull_highlight * _power(aligned, gloss[0]) * rubber
+        bright = bright_highlight * _power(aligned, gloss[1]) * metal
+        lambert = max(nx * lx + ny * ly + nz * lz, 0.0) * rubber
+        distance, seen, _ = _mirrored(z, rz)
+        _, _, up, below = _arrival(x + distance * rx, y + distance * ry, 0.0, lamp, reach)
+        seen *= metal * up * below * power
+        arrives *= power
+        red[i] += tint[0] * (arrives * (colors[0] * lambert + dull + white[0] * bright) + mirror[0] * seen)
+        green[i] += tint[1] * (arrives * (colors[1] * lambert + dull + white[1] * bright) + mirror[1] * seen)
+        blue[i] += tint[2] * (arrives * (colors[2] * lambert + dull + white[2] * bright) + mirror[2] * seen)
 
 
 @kernel
@@ -371,8 +416,10 @@ def _ground_pass(camera, lamps, look, tangent, b, ground, light):  # type: ignor
             for c in range(3):
                 ground[c, row, column] = look[AMBIENT]
         for index in range(lamps.shape[1]):
+            lamp = (lamps[b, index, LAMP_X], lamps[b, index, LAMP_Y], lamps[b, index, LAMP_Z])
+            reach = 1.0 / lamps[b, index, REACH_OF_LAMP]
             for column in range(width):
-                _, _, up, arrives = _lamp(light[0, row, column], light[1, row, column], 0.0, lamps, b, index)
+                _, _, up, arrives = _arrival(light[0, row, column], light[1, row, column], 0.0, lamp, reach)
                 received = lamps[b, index, POWER] * arrives * up
                 light[3, row, column] += received
                 light[4 + index, row, column] = received
@@ -455,26 +502,32 @@ def _cast_shadow(  # type: ignore[no-untyped-def]
     x0, y0 = -c * cx - s * cy - middle * ex, -c * cy + s * cx - middle * ey
     ux, uy, tilt = sx * inverse, sy * inverse, 1.0 / (1.0 + middle * middle * (ex * ex + ey * ey))
     for row in range(top, bottom):
+        xs, ys, part_of, sum_of = (
+            at_x[row, left:right],
+            at_y[row, left:right],
+            light[row, left:right],
+            taken[row, left:right],
+        )
         if kind == SPHERE:
-            for column in range(left, right):
-                x = x0 + c * at_x[row, column] + s * at_y[row, column]
-                y = y0 + c * at_y[row, column] - s * at_x[row, column]
+            for i in range(xs.shape[0]):
+                x = x0 + c * xs[i] + s * ys[i]
+                y = y0 + c * ys[i] - s * xs[i]
                 edge = _edge_of_ellipse(x, y, ux, uy, tilt)
-                taken[row, column] += light[row, column] * _hidden(edge, base + 1.0, softness)
+                sum_of[i] += part_of[i] * _hidden(edge, base + 1.0, softness)
         elif kind == CUBE:
-            for column in range(left, right):
-                x = x0 + c * at_x[row, column] + s * at_y[row, column]
-                y = y0 + c * at_y[row, column] - s * at_x[row, column]
+            for i in range(xs.shape[0]):
+                x = x0 + c * xs[i] + s * ys[i]
+                y = y0 + c * ys[i] - s * xs[i]
                 rise = base + 2.0 * _along(x, y, sx, sy, inverse)
                 edge = _edge_of_square(x, y, sx, sy, inverse)
-                taken[row, column] += light[row, column] * _hidden(edge, rise, softness)
+                sum_of[i] += part_of[i] * _hidden(edge, rise, softness)
         else:
-            for column in range(left, right):
-                x = x0 + c * at_x[row, column] + s * at_y[row, column]
-                y = y0 + c * at_y[row, column] - s * at_x[row, column]
+            for i in range(xs.shape[0]):
+                x = x0 + c * xs[i] + s * ys[i]
+                y = y0 + c * ys[i] - s * xs[i]
                 along = _along(x, y, sx, sy, inverse)
                 edge = _edge_of_disc(x, y, sx, sy, along)
-                taken[row, column] += light[row, column] * _hidden(edge, base + 2.0 * along, softness)
+                sum_of[i] += part_of[i] * _hidden(edge, base + 2.0 * along, softness)
 
 
 @kernel
@@ -558,7 +611,7 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
     ground, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, shade = np.empty((height, width)), np.empty((height, width))
-    color, points = np.zeros((3, height * samples, width * samples)), np.empty((12, width * samples))
+    color = np.zeros((3, height * samples, width * samples))
     row_light, count = np.empty((3, width * samples)), np.zeros(number + 1, np.int64)
     windows = np.zeros((number, 4), np.int64)
     for b in range(batch):
@@ -588,12 +641,12 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
             up, down, west, east = windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3]
             for row in range(up, down):
                 _surface_pass(
-                    things, camera, lamps, look, gloss, samples, tangent, b, m, row, west, east, near, points, row_light
+                    things, camera, lamps, look, gloss, samples, tangent, b, m, row, west, east, near, row_light
                 )
                 for c in range(3):
                     for i in range(west, east):
                         kept = color[c, row, i]
-                        color[c, row, i] = row_light[c, i] if owner[row, i] == m + 1 else kept
+                        color[c, row, i] = row_light[c, i - west] if owner[row, i] == m + 1 else kept
         for row in range(top, bottom):
             for column in range(left, right):
                 best, distance = _resolve(row, column, samples, owner, near, count)
@@ -615,7 +668,7 @@ def _layers(  # type: ignore[no-untyped-def]
 ):
     batch, height, width = ground_depth.shape
     number = things.shape[1]
-    points, row_light = np.empty((12, width * samples)), np.empty((3, width * samples))
+    row_light = np.empty((3, width * samples))
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
     floor, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, factor = np.empty((height, width)), np.empty((height, width))
@@ -644,11 +697,10 @@ def _layers(  # type: ignore[no-untyped-def]
                     left,
                     right,
                     near,
-                    points,
                     row_light,
                 )
                 for column in range(left, right):
                     if owner[row, column] > 0:
                         depth[b, m, row, column] = near[row, column]
                         for c in range(3):
-                            color[b, m, c, row, column] = row_light[c, column]
+                            color[b, m, c, row, column] = row_light[c, column - left]
