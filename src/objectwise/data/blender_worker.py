@@ -1,9 +1,10 @@
+# mypy: ignore-errors
 """Renders CLEVR scenes inside Blender's Python; a script of its own, never imported by the library.
 
 ``python blender_worker.py JOB.json`` with Python 3.11, ``bpy`` 5.0.1 and numpy < 2. The job is what
-:func:`objectwise.data.clevr_blender.render_clevr` writes: ``settings`` (its ``BlenderSettings``), ``assets``, ``out`` and ``indices``.
-Each image is written as ``CLEVR_N.png``, ``CLEVR_N_mask.png`` and last, as the sign that it is complete, ``CLEVR_N.json``. Lines on
-stdout that begin with ``@`` are JSON messages to the parent; Blender's own chatter is to be ignored.
+:func:`objectwise.data.clevr_blender.render_clevr` writes: ``settings`` (its ``BlenderSettings``), ``assets``, ``out`` and
+``indices``. Each image is written as ``CLEVR_N.png``, ``CLEVR_N_mask.png`` and last, as the sign that it is complete,
+``CLEVR_N.json``. Lines on stdout that begin with ``@`` are JSON messages to the parent; the rest is Blender's chatter.
 """
 
 import json
@@ -185,14 +186,14 @@ def save(out, stem, things, mask):
     temporary = out / f".{stem}.{os.getpid()}.png"
     bpy.context.scene.render.filepath = str(temporary)
     bpy.ops.render.render(write_still=True)
-    os.replace(temporary, out / f"{stem}.png")
+    temporary.replace(out / f"{stem}.png")
     temporary.write_bytes(png(mask))
-    os.replace(temporary, out / f"{stem}_mask.png")
+    temporary.replace(out / f"{stem}_mask.png")
     hidden = ("object", "spot", "radius")
     objects = [{name: value for name, value in thing.items() if name not in hidden} for thing in things]
     temporary = out / f".{stem}.{os.getpid()}.json"
     temporary.write_text(json.dumps({"objects": objects}))
-    os.replace(temporary, out / f"{stem}.json")
+    temporary.replace(out / f"{stem}.json")
 
 
 def png(rows):

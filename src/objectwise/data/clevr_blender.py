@@ -146,7 +146,12 @@ def render_clevr(
     if not missing:
         return 0
     done = count - len(missing)
-    job = {"settings": settings.resolved(), "assets": str(folder.resolve()), "out": str(out.resolve()), "indices": missing}
+    job = {
+        "settings": settings.resolved(),
+        "assets": str(folder.resolve()),
+        "out": str(out.resolve()),
+        "indices": missing,
+    }
     for message in _run(interpreter, job):
         if "bpy" in message:
             _write_manifest(out, {**manifest, "bpy": message["bpy"]})
@@ -190,7 +195,9 @@ def make_environment(folder: Path) -> Path:
     """
     base = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
     if base is None:
-        raise UserError("bpy needs Python 3.11, which is not here; install it, or pass --python of an environment with bpy")
+        raise UserError(
+            "bpy needs Python 3.11, which is not here; install it, or pass --python of an environment with bpy"
+        )
     interpreter = folder / "bin" / "python"
     steps = ([base, "-m", "venv", str(folder)], [str(interpreter), "-m", "pip", "install", "--quiet", *REQUIREMENTS])
     for step in steps:
@@ -231,7 +238,11 @@ def _manifest(out: Path, settings: BlenderSettings, assets: Path) -> dict[str, A
         return now
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(name, before[part].get(name), value) for part in ("settings", "assets") for name, value in now[part].items()]
+        pairs = [
+            (name, before[part].get(name), value)
+            for part in ("settings", "assets")
+            for name, value in now[part].items()
+        ]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path} is damaged; render into another folder") from None
     for name, old, new in pairs:

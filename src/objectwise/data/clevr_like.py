@@ -52,13 +52,13 @@ class ClevrLikeConfig(Config):
     """Side of the picture in pixels."""
     counts: tuple[int, ...] = (3, 4, 5, 6)
     """Numbers of objects per scene, all equally likely."""
-    shapes: tuple[Literal["cube", "sphere", "cylinder"], ...] = KINDS
+    shapes: tuple[Literal["cube", "sphere", "cylinder"], ...] = ("cube", "sphere", "cylinder")
     """Shapes to draw from."""
     colors: tuple[str, ...] = tuple(COLORS)
     """Names of CLEVR's colours to draw from."""
     sizes: tuple[Literal["small", "large"], ...] = ("small", "large")
     """Sizes to draw from: radius 0.35 and 0.7."""
-    materials: tuple[Literal["rubber", "metal"], ...] = MATERIALS
+    materials: tuple[Literal["rubber", "metal"], ...] = ("rubber", "metal")
     """Materials to draw from."""
     spread: float = Field(3.0, gt=0, le=10)
     """Positions are uniform on [-spread, spread] in x and y."""
@@ -99,7 +99,7 @@ class ClevrLikeConfig(Config):
             raise ValueError(f"colors: '{unknown[0]}' is none of {', '.join(COLORS)}")
         if len(self.look.power) != len(LAMPS):
             raise ValueError(f"look.power has {len(self.look.power)} strengths; the scenes have {len(LAMPS)} lamps")
-        if self.image_size**2 * max(self.counts) < self.visible * max(self.counts) ** 2:
+        if self.visible * max(self.counts) > self.image_size**2:
             raise ValueError(f"{max(self.counts)} objects of {self.visible} visible pixels do not fit into the picture")
         return self
 

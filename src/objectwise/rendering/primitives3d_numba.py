@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """The numba backend of :mod:`objectwise.rendering.primitives3d`: the same formulas, one ray at a time.
 
 Faster than the torch backend because it casts rays only inside the box around an object, shades only what is seen, and works
@@ -43,27 +44,26 @@ SOFTNESS, SHADOW, CONTACT, AMBIENT, GROUND_R, GROUND_G, GROUND_B, SKY_R, SKY_G, 
 
 def render(scene: Scene, settings: RenderSettings) -> Rendered:
     """See :func:`objectwise.rendering.primitives3d.render`."""
-    dtype, shape = _dtype(scene), (len(scene.kind), settings.height, settings.width)
-    images = np.empty((shape[0], 3, *shape[1:]), dtype)
-    ids, depth = np.empty(shape, np.int64), np.empty(shape, dtype)
+    shape = (len(scene.kind), settings.height, settings.width)
+    images, ids, depth = np.empty((shape[0], 3, *shape[1:])), np.empty(shape, np.int64), np.empty(shape)
     _render(*_pack(scene, settings), images, ids, depth)
-    return Rendered(torch.from_numpy(images), torch.from_numpy(ids), torch.from_numpy(depth))
+    return Rendered(_tensor(images, scene), torch.from_numpy(ids), _tensor(depth, scene))
 
 
 def render_layers(scene: Scene, settings: RenderSettings) -> Layers:
     """See :func:`objectwise.rendering.primitives3d.render_layers`."""
-    dtype, (batch, number) = _dtype(scene), scene.kind.shape
+    batch, number = scene.kind.shape
     coarse = (settings.height, settings.width)
     fine = (settings.height * settings.samples, settings.width * settings.samples)
-    color, depth = np.zeros((batch, number, 3, *fine), dtype), np.full((batch, number, *fine), np.inf, dtype)
-    shade = np.ones((batch, number, *coarse), dtype)
-    ground, ground_depth = np.empty((batch, 3, *coarse), dtype), np.empty((batch, *coarse), dtype)
+    color, depth = np.zeros((batch, number, 3, *fine)), np.full((batch, number, *fine), np.inf)
+    shade = np.ones((batch, number, *coarse))
+    ground, ground_depth = np.empty((batch, 3, *coarse)), np.empty((batch, *coarse))
     _layers(*_pack(scene, settings), color, depth, shade, ground, ground_depth)
-    return Layers(*(torch.from_numpy(array) for array in (color, depth, shade, ground, ground_depth)))
+    return Layers(*(_tensor(array, scene) for array in (color, depth, shade, ground, ground_depth)))
 
 
-def _dtype(scene: Scene) -> Any:
-    return np.float64 if scene.position.dtype == torch.float64 else np.float32
+def _tensor(array: np.ndarray, scene: Scene) -> torch.Tensor:
+    return torch.from_numpy(array).to(scene.position.dtype)
 
 
 def _pack(scene: Scene, settings: RenderSettings) -> tuple[Any, ...]:
@@ -102,7 +102,7 @@ def _pack(scene: Scene, settings: RenderSettings) -> tuple[Any, ...]:
 
 
 @part
-def _ray(camera, b, u, v):  # type: ignore[no-untyped-def]
+def _ray(camera, b, u, v):
     return (
         camera[b, AHEAD_X] + u * camera[b, RIGHT_X] + v * camera[b, UP_X],
         camera[b, AHEAD_Y] + u * camera[b, RIGHT_Y] + v * camera[b, UP_Y],
@@ -111,37 +111,34 @@ def _ray(camera, b, u, v):  # type: ignore[no-untyped-def]
 
 
 @part
-def _slab(origin, direction):  # type: ignore[no-untyped-def]
+def _slab(origin, direction):
     safe = TINY if abs(direction) < TINY else direction
     first, second = (-1.0 - origin) / safe, (1.0 - origin) / safe
     return min(first, second), max(first, second)
 
 
 @part
-def _enter(kind, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
-    if kind == CUBE:
-        near, far = _slab(oz, dz)
-        first, last = _slab(ox, dx)
-        near, far = max(near, first), min(far, last)
-        first, last = _slab(oy, dy)
-        near, far = max(near, first), min(far, last)
-        return near if near < far and near > 0.0 else math.inf
-    upright = 1.0 if kind == SPHERE else 0.0
+def _enter(kind, ox, oy, oz, dx, dy, dz):
+    """Where a ray enters a unit solid, infinite where it misses; without branches, so that loops can be vectorised."""
+    cube, sphere = kind == CUBE, kind == SPHERE
+    near_x, far_x = _slab(ox, dx)
+    near_y, far_y = _slab(oy, dy)
+    near_z, far_z = _slab(oz, dz)
+    upright = 1.0 if sphere else 0.0
     a = max(dx * dx + dy * dy + upright * dz * dz, TINY)
     b = ox * dx + oy * dy + upright * oz * dz
     inside = b * b - a * (ox * ox + oy * oy + upright * oz * oz - 1.0)
-    if inside <= 0.0:
-        return math.inf
-    root = math.sqrt(inside)
-    near, far = (-b - root) / a, (-b + root) / a
-    if kind != SPHERE:
-        first, last = _slab(oz, dz)
-        near, far = max(near, first), min(far, last)
-    return near if near < far and near > 0.0 else math.inf
+    root = math.sqrt(max(inside, 0.0))
+    near_round, far_round = (-b - root) / a, (-b + root) / a
+    near = max(near_x, near_y) if cube else near_round
+    far = min(far_x, far_y) if cube else far_round
+    near, far = near if sphere else max(near, near_z), far if sphere else min(far, far_z)
+    far = far if (inside > 0.0) | cube else -math.inf
+    return near if (near < far) & (near > 0.0) else math.inf
 
 
 @part
-def _arrival(x, y, z, lamp, reach):  # type: ignore[no-untyped-def]
+def _arrival(x, y, z, lamp, reach):
     """Unit vector from a point to a lamp, and the share of its power that arrives; ``reach`` is 1 / |lamp|."""
     lx, ly, lz = lamp[0] - x, lamp[1] - y, lamp[2] - z
     inverse = 1.0 / math.sqrt(max(lx * lx + ly * ly + lz * lz, TINY))
@@ -150,13 +147,13 @@ def _arrival(x, y, z, lamp, reach):  # type: ignore[no-untyped-def]
 
 
 @part
-def _edge_of_ellipse(x, y, sx, sy, tilt):  # type: ignore[no-untyped-def]
+def _edge_of_ellipse(x, y, sx, sy, tilt):
     part, across = x * sx + y * sy, x * sy - y * sx
     return math.sqrt(part * part * tilt + across * across + TINY) - 1.0
 
 
 @part
-def _edge_of_square(x, y, sx, sy, inverse):  # type: ignore[no-untyped-def]
+def _edge_of_square(x, y, sx, sy, inverse):
     side = (abs(x * sy - y * sx) - abs(sx) - abs(sy)) * inverse
     edge_x = max(x - 1.0 - max(sx, 0.0), -x - 1.0 + min(sx, 0.0))
     edge_y = max(y - 1.0 - max(sy, 0.0), -y - 1.0 + min(sy, 0.0))
@@ -164,24 +161,24 @@ def _edge_of_square(x, y, sx, sy, inverse):  # type: ignore[no-untyped-def]
 
 
 @part
-def _edge_of_disc(x, y, sx, sy, along):  # type: ignore[no-untyped-def]
+def _edge_of_disc(x, y, sx, sy, along):
     x, y = x - along * sx, y - along * sy
     return math.sqrt(x * x + y * y + TINY) - 1.0
 
 
 @part
-def _hidden(edge, rise, softness):  # type: ignore[no-untyped-def]
+def _hidden(edge, rise, softness):
     share = min(max(0.5 - edge / (0.16 + 2.0 * softness * rise), 0.0), 1.0)
     return share * share * (3.0 - 2.0 * share)
 
 
 @part
-def _along(x, y, sx, sy, inverse):  # type: ignore[no-untyped-def]
+def _along(x, y, sx, sy, inverse):
     return min(max((x * sx + y * sy) * inverse * inverse, 0.0), 1.0)
 
 
 @part
-def _extent(across, ahead, radius, scale, middle, length):  # type: ignore[no-untyped-def]
+def _extent(across, ahead, radius, scale, middle, length):
     """First and one past the last of ``length`` cells that a sphere's picture can touch along one axis."""
     if ahead <= radius:
         return 0, (length if ahead > -radius else 0)
@@ -195,7 +192,7 @@ def _extent(across, ahead, radius, scale, middle, length):  # type: ignore[no-un
 
 
 @part
-def _window(camera, b, x, y, z, radius, samples, tangent, height, width):  # type: ignore[no-untyped-def]
+def _window(camera, b, x, y, z, radius, samples, tangent, height, width):
     """Top, bottom, left and right (half-open, in cells of 1/S pixel) of the box around a sphere's picture."""
     x, y, z = x - camera[b, EYE_X], y - camera[b, EYE_Y], z - camera[b, EYE_Z]
     sideways = x * camera[b, RIGHT_X] + y * camera[b, RIGHT_Y] + z * camera[b, RIGHT_Z]
@@ -208,7 +205,7 @@ def _window(camera, b, x, y, z, radius, samples, tangent, height, width):  # typ
 
 
 @kernel
-def _cast(things, camera, b, m, samples, tangent, code, depth, owner):  # type: ignore[no-untyped-def]
+def _cast(things, camera, b, m, samples, tangent, code, depth, owner):
     """Enter object m into the depth buffer and the map of owners, both (S·H, S·W); returns the window looked at."""
     height, width = depth.shape[0] // samples, depth.shape[1] // samples
     size, cosine, sine = things[b, m, SIZE], things[b, m, COSINE], things[b, m, SINE]
@@ -229,31 +226,33 @@ def _cast(things, camera, b, m, samples, tangent, code, depth, owner):  # type: 
     ox, oy, oz = cosine * wx + sine * wy, cosine * wy - sine * wx, (camera[b, EYE_Z] - things[b, m, Z]) / size
     for row in range(top, bottom):
         v = (height - 2.0 * ((row + 0.5) / samples)) / short * tangent
-        for column in range(left, right):
-            u = (2.0 * ((column + 0.5) / samples) - width) / short * tangent
-            dx, dy, dz = _ray(camera, b, u, v)
+        distances, owners = depth[row, left:right], owner[row, left:right]
+        start, step = (2.0 * ((left + 0.5) / samples) - width) / short * tangent, 2.0 / samples / short * tangent
+        ray = _ray(camera, b, start, v)
+        shift = (step * camera[b, RIGHT_X], step * camera[b, RIGHT_Y], step * camera[b, RIGHT_Z])
+        for i in range(distances.shape[0]):
+            dx, dy, dz = ray[0] + i * shift[0], ray[1] + i * shift[1], ray[2] + i * shift[2]
             wx, wy = (cosine * dx + sine * dy) / size, (cosine * dy - sine * dx) / size
             t = _enter(kind, ox, oy, oz, wx, wy, dz / size)
-            if t < depth[row, column]:
-                depth[row, column] = t
-                owner[row, column] = code
+            before, who = distances[i], owners[i]
+            distances[i], owners[i] = t if t < before else before, code if t < before else who
     return top, bottom, left, right
 
 
 @part
-def _power(value, doublings):  # type: ignore[no-untyped-def]
+def _power(value, doublings):
     for step in range(MOST_GLOSS):  # a fixed number of steps, so that the loop around can be vectorised
         value = value * value if step < doublings else value
     return value
 
 
 @part
-def _sign(value):  # type: ignore[no-untyped-def]
+def _sign(value):
     return 1.0 if value > 0.0 else -1.0
 
 
 @part
-def _normal(kind, x, y, z):  # type: ignore[no-untyped-def]
+def _normal(kind, x, y, z):
     """Outward unit normal of a unit solid; every kind is worked out, so that loops around this can be vectorised."""
     ax, ay, az = abs(x), abs(y), abs(z)
     on_x = ax >= max(ay, az)
@@ -269,7 +268,7 @@ def _normal(kind, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, row, left, right, near, light):  # type: ignore[no-untyped-def]
+def _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, row, left, right, near, light):
     """Linear RGB, into the first columns of ``light`` (3, S·W), of a row of points of object m at distances ``near``.
 
     Light is linear in the lamps, so that each adds its part in one loop that the compiler vectorises: it reads and writes few
@@ -323,7 +322,7 @@ def _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, ro
 
 
 @part
-def _geometry(eye, ray, shift, thing, i, t):  # type: ignore[no-untyped-def]
+def _geometry(eye, ray, shift, thing, i, t):
     """Point, normal and mirrored direction at distance t along ray i of a row."""
     kind, cx, cy, cz, inverse, cosine, sine = thing
     dx, dy, dz = ray[0] + i * shift[0], ray[1] + i * shift[1], ray[2] + i * shift[2]
@@ -338,7 +337,7 @@ def _geometry(eye, ray, shift, thing, i, t):  # type: ignore[no-untyped-def]
 
 
 @part
-def _mirrored(z, rz):  # type: ignore[no-untyped-def]
+def _mirrored(z, rz):
     """How far a mirrored ray meets the ground, and the shares of ground and sky seen there."""
     distance = max(z, 0.0) / max(-rz, 0.05)
     up = min(max(0.5 + 3.0 * rz, 0.0), 1.0)
@@ -346,9 +345,7 @@ def _mirrored(z, rz):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _ambient_part(  # type: ignore[no-untyped-def]
-    eye, ray, shift, thing, colors, ground, sky, scales, distances, red, green, blue
-):
+def _ambient_part(eye, ray, shift, thing, colors, ground, sky, scales, distances, red, green, blue):
     """The part of a row's light that no lamp gives."""
     ambient, rubber, metal, _, _ = scales
     for i in range(distances.shape[0]):
@@ -361,7 +358,7 @@ def _ambient_part(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _lamp_part(  # type: ignore[no-untyped-def]
+def _lamp_part(
     eye,
     ray,
     shift,
@@ -400,7 +397,7 @@ def _lamp_part(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _ground_pass(camera, lamps, look, tangent, b, ground, light):  # type: ignore[no-untyped-def]
+def _ground_pass(camera, lamps, look, tangent, b, ground, light):
     """The empty ground: its colour (3, H, W), and x, y, distance, all light and the light of every lamp (4 + L, H, W)."""
     _, height, width = ground.shape
     short = min(height, width)
@@ -433,9 +430,7 @@ def _ground_pass(camera, lamps, look, tangent, b, ground, light):  # type: ignor
 
 
 @part
-def _shadow_window(  # type: ignore[no-untyped-def]
-    camera, b, kind, cx, cy, size, wx, wy, low, high, tall, base, softness, tangent, height, width
-):
+def _shadow_window(camera, b, kind, cx, cy, size, wx, wy, low, high, tall, base, softness, tangent, height, width):
     """Window (half-open, pixels) around a shadow: the box around the picture of a rectangle on the ground that holds it."""
     away = max(math.sqrt(wx * wx + wy * wy), TINY)
     if kind == SPHERE:
@@ -471,7 +466,7 @@ def _shadow_window(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _cast_shadow(  # type: ignore[no-untyped-def]
+def _cast_shadow(
     kind,
     cx,
     cy,
@@ -531,7 +526,7 @@ def _cast_shadow(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade):  # type: ignore[no-untyped-def]
+def _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade):
     """Fill ``shade`` (H, W) with the factor by which object m darkens the ground; ``taken`` is scratch."""
     height, width = shade.shape
     size, cosine, sine = things[b, m, SIZE], things[b, m, COSINE], things[b, m, SINE]
@@ -582,7 +577,7 @@ def _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade)
 
 
 @part
-def _resolve(row, column, samples, owner, near, count):  # type: ignore[no-untyped-def]
+def _resolve(row, column, samples, owner, near, count):
     """The id that fills most of a pixel, and its mean distance; ``count`` is left with the rays of every id."""
     for entity in range(count.shape[0]):
         count[entity] = 0
@@ -600,25 +595,79 @@ def _resolve(row, column, samples, owner, near, count):  # type: ignore[no-untyp
 
 
 @part
-def _display(linear):  # type: ignore[no-untyped-def]
+def _display(linear):
     return math.sqrt(min(max(linear, TINY), 1.0))
 
 
 @kernel
-def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, depths):  # type: ignore[no-untyped-def]
+def _paint(things, camera, lamps, look, gloss, samples, tangent, b, windows, near, owner, row_light, color):
+    """Linear RGB, into ``color`` (3, S·H, S·W), of every ray that hits an object."""
+    for m in range(things.shape[1]):
+        top, bottom, left, right = windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3]
+        for row in range(top, bottom):
+            _surface_pass(things, camera, lamps, look, gloss, samples, tangent, b, m, row, left, right, near, row_light)
+            owners = owner[row, left:right]
+            for c in range(3):
+                source, target = row_light[c], color[c, row, left:right]
+                for i in range(owners.shape[0]):
+                    kept = target[i]
+                    target[i] = source[i] if owners[i] == m + 1 else kept
+
+
+@part
+def _union(windows, samples, height, width):
+    """The window, in pixels, that holds all windows, which are in rays."""
+    top, bottom, left, right = height, 0, width, 0
+    for m in range(windows.shape[0]):
+        if windows[m, 1] > windows[m, 0]:
+            top, bottom = min(top, windows[m, 0] // samples), max(bottom, (windows[m, 1] - 1) // samples + 1)
+            left, right = min(left, windows[m, 2] // samples), max(right, (windows[m, 3] - 1) // samples + 1)
+    return top, bottom, left, right
+
+
+@kernel
+def _finish(samples, windows, ground, light, near, owner, color, count, image, ids, depth):
+    """Pixels from rays: image (3, H, W), ids and depth (H, W) of one scene."""
+    height, width = ids.shape
+    for c in range(3):
+        for row in range(height):
+            for column in range(width):
+                image[c, row, column] = _display(ground[c, row, column])
+    ids[:], depth[:] = 0, light[2]
+    top, bottom, left, right = _union(windows, samples, height, width)
+    for row in range(top, bottom):
+        for column in range(left, right):
+            best, distance = _resolve(row, column, samples, owner, near, count)
+            if count[0] < samples * samples:
+                for c in range(3):
+                    linear = count[0] * ground[c, row, column] + _hits(row, column, samples, owner, color[c])
+                    image[c, row, column] = _display(linear / (samples * samples))
+                if best > 0:
+                    ids[row, column], depth[row, column] = best, distance
+
+
+@part
+def _hits(row, column, samples, owner, values):
+    """Sum of the values of a pixel's rays that hit an object."""
+    total = 0.0
+    for i in range(row * samples, (row + 1) * samples):
+        for j in range(column * samples, (column + 1) * samples):
+            total += values[i, j] if owner[i, j] > 0 else 0.0
+    return total
+
+
+@kernel
+def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, depths):
     batch, height, width = ids.shape
-    number, share = things.shape[1], 1.0 / (samples * samples)
+    number = things.shape[1]
     near, owner = np.empty((height * samples, width * samples)), np.empty((height * samples, width * samples), np.int64)
     ground, light = np.empty((3, height, width)), np.empty((4 + lamps.shape[1], height, width))
     taken, shade = np.empty((height, width)), np.empty((height, width))
-    color = np.zeros((3, height * samples, width * samples))
-    row_light, count = np.empty((3, width * samples)), np.zeros(number + 1, np.int64)
-    windows = np.zeros((number, 4), np.int64)
+    color, row_light = np.zeros((3, height * samples, width * samples)), np.empty((3, width * samples))
+    count, windows = np.zeros(number + 1, np.int64), np.zeros((number, 4), np.int64)
     for b in range(batch):
         _ground_pass(camera, lamps, look, tangent, b, ground, light)
-        owner[:] = 0
-        windows[:] = 0
-        top, bottom, left, right = height, 0, width, 0
+        owner[:], windows[:] = 0, 0
         for row in range(height * samples):  # objects below the ground are hidden by it
             for i in range(samples):
                 near[row, i::samples] = light[2, row // samples]
@@ -627,45 +676,14 @@ def _render(things, camera, lamps, look, gloss, samples, tangent, images, ids, d
                 _shade_pass(things, camera, lamps, look, tangent, b, m, light, taken, shade)
                 for c in range(3):
                     ground[c] *= shade
-                up, down, west, east = _cast(things, camera, b, m, samples, tangent, m + 1, near, owner)
-                windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3] = up, down, west, east
-                top, bottom = min(top, up // samples), max(bottom, (down + samples - 1) // samples)
-                left, right = min(left, west // samples), max(right, (east + samples - 1) // samples)
-        for row in range(height):
-            for c in range(3):
-                for column in range(width):
-                    images[b, c, row, column] = _display(ground[c, row, column])
-            for column in range(width):
-                ids[b, row, column], depths[b, row, column] = 0, light[2, row, column]
-        for m in range(number):
-            up, down, west, east = windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3]
-            for row in range(up, down):
-                _surface_pass(
-                    things, camera, lamps, look, gloss, samples, tangent, b, m, row, west, east, near, row_light
-                )
-                for c in range(3):
-                    for i in range(west, east):
-                        kept = color[c, row, i]
-                        color[c, row, i] = row_light[c, i - west] if owner[row, i] == m + 1 else kept
-        for row in range(top, bottom):
-            for column in range(left, right):
-                best, distance = _resolve(row, column, samples, owner, near, count)
-                if count[0] == samples * samples:
-                    continue
-                for c in range(3):
-                    linear = count[0] * ground[c, row, column]
-                    for i in range(row * samples, (row + 1) * samples):
-                        for j in range(column * samples, (column + 1) * samples):
-                            linear += color[c, i, j] if owner[i, j] > 0 else 0.0
-                    images[b, c, row, column] = _display(linear * share)
-                if best > 0:
-                    ids[b, row, column], depths[b, row, column] = best, distance
+                top, bottom, left, right = _cast(things, camera, b, m, samples, tangent, m + 1, near, owner)
+                windows[m, 0], windows[m, 1], windows[m, 2], windows[m, 3] = top, bottom, left, right
+        _paint(things, camera, lamps, look, gloss, samples, tangent, b, windows, near, owner, row_light, color)
+        _finish(samples, windows, ground, light, near, owner, color, count, images[b], ids[b], depths[b])
 
 
 @kernel
-def _layers(  # type: ignore[no-untyped-def]
-    things, camera, lamps, look, gloss, samples, tangent, color, depth, shade, ground, ground_depth
-):
+def _layers(things, camera, lamps, look, gloss, samples, tangent, color, depth, shade, ground, ground_depth):
     batch, height, width = ground_depth.shape
     number = things.shape[1]
     row_light = np.empty((3, width * samples))
