@@ -1,8 +1,8 @@
 """Images per second and core of the 3D scenes: one JSON line.
 
-``kernel`` is the ray caster alone, ``dataset`` everything a batch costs (places, rejection, picture, masks, boxes, factors). Times
-are processor seconds of one thread, the best of several runs. The issue asks for 2,000 a second of ``clevr_like`` at 64×64, and
-20,000 of the ray caster at 32×32 with one ray per pixel, both with three objects.
+``kernel`` is the ray caster alone, ``dataset`` everything a batch costs (places, rejection, picture, masks, boxes, factors).
+Times are processor seconds of one thread, the best of several runs. The issues ask for 2,000 a second of ``clevr_like`` at
+64×64, and 20,000 of the ray caster at 32×32 with one ray per pixel, both with three objects.
 """
 
 from __future__ import annotations

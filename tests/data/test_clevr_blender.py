@@ -134,7 +134,7 @@ def test_a_failed_installation_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     python.chmod(0o755)
     monkeypatch.setattr(sys, "version_info", (3, 12, 0))
     monkeypatch.setattr(clevr_blender.shutil, "which", lambda name: str(python))
-    with pytest.raises(UserError, match="could not make Blender's environment in .*: no space left"):
+    with pytest.raises(UserError, match=r"could not make Blender's environment in .*: no space left"):
         clevr_blender.make_environment(tmp_path / "environment")
     assert not (tmp_path / "environment").exists()
     monkeypatch.setattr(clevr_blender.shutil, "which", lambda name: None)

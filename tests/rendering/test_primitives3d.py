@@ -228,6 +228,15 @@ def test_projection_finds_the_centre_of_a_small_sphere(backend: str) -> None:
     assert rendered.depth[0][rendered.ids[0] == 1].min().item() == pytest.approx(depth - 0.2, abs=0.03)
 
 
+def test_the_field_of_view_is_the_angle_of_the_shorter_side() -> None:
+    scene = one(SPHERE, eye=(0.0, 0.0, 1.0), target=(1.0, 0.0, 1.0))
+    settings = RenderSettings(height=40, width=60, field_of_view=50)
+    edge = math.tan(math.radians(25))
+    points = torch.tensor([[[1.0, 0.0, 1.0 + edge], [2.0, 0.0, 1.0 - 2 * edge], [1.0, edge, 1.0]]], dtype=torch.float64)
+    places = torch.tensor([[30.0, 0, 1], [30, 40, 2], [10, 20, 1]], dtype=torch.float64)
+    torch.testing.assert_close(project(scene, settings, points)[0], places)
+
+
 def test_colours_have_gradients() -> None:
     scene = one(CYLINDER, metal=0.5)
     color = scene.color.clone().requires_grad_()

@@ -41,6 +41,8 @@ TARGET = (0.25, -0.22, 0.0)
 """What the camera looks at: the centre of the window that is cut from CLEVR's pictures."""
 TRIES = 50
 """Places tried for one object before its scene starts over."""
+CHUNK = 16
+"""Scenes drawn at once: few enough to stay in the processor's cache."""
 RESTARTS = 400
 """Starts of a scene before it is declared impossible."""
 
@@ -230,10 +232,12 @@ class ClevrLike:
             places, found = self._place(factors.rows(pending), draws)
             factors.position[pending[found]] = places[found]
             problem = "" if found.all() else "placed apart"
-            trial, rows = pending[found], torch.from_numpy(pending[found])
-            picture = self.render(factors.rows(trial))
-            images[rows], ids[rows] = (picture.images * 255.0).round().to(torch.uint8), picture.ids
-            seen = self._all_seen(picture.ids, factors.number[trial])
+            trial = pending[found]
+            for start in range(0, len(trial), CHUNK):
+                rows = trial[start : start + CHUNK]
+                picture = self.render(factors.rows(rows))
+                images[rows], ids[rows] = (picture.images * 255.0).round().to(torch.uint8), picture.ids
+            seen = self._all_seen(ids[trial], factors.number[trial])
             problem = problem or "seen"
             pending = np.sort(np.concatenate([pending[~found], trial[~seen]]))
             if len(pending) == 0:
