@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from objectwise.core import UserError, check_dataset
 from objectwise.data import clevr_blender
@@ -198,3 +199,12 @@ def test_the_worker_keeps_the_law_and_writes_pngs(tmp_path: Path, monkeypatch: p
     path.write_bytes(worker.png([[0, 1, 2], [3, 4, 255]]))
     with Image.open(path) as mask:
         assert np.asarray(mask).tolist() == [[0, 1, 2], [3, 4, 255]]
+    text = PngInfo()
+    text.add_text("RenderTime", "00:01.23")
+    Image.new("RGB", (3, 2), (9, 8, 7)).save(path, pnginfo=text)
+    stripped = worker.plain(path.read_bytes())
+    assert b"RenderTime" in path.read_bytes()
+    assert b"RenderTime" not in stripped
+    path.write_bytes(stripped)
+    with Image.open(path) as picture:
+        assert picture.convert("RGB").getpixel((2, 1)) == (9, 8, 7)
