@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 DATASETS: dict[str, str] = {
+    "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
+    "clevr_like": "objectwise.data.clevr_like:ClevrLikeConfig",
     "digits": "objectwise.data.digits:DigitsConfig",
     "sprites": "objectwise.data.sprites:SpritesConfig",
     "folder": "objectwise.data.folder:FolderConfig",
