@@ -330,7 +330,7 @@ def test_damaged_caches(cache, tmp_path):
     broken("manifest.json", b"{", "cannot be read")
     broken("manifest.json", b"[]", "cache format None")
     broken("manifest.json", b'{"format": 2}', "cache format 2, this version of objectwise reads 1")
-    broken("manifest.json", b'{"format": 1}', r"manifest.json: set_name is required")
+    broken("manifest.json", b'{"format": 1}', r"manifest.json: Manifest needs 'set_name'")
     broken(
         "manifest.json", whole["manifest.json"].replace(b"tetrominoes", b"tetrominous"), "did you mean 'tetrominoes'"
     )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from objectwise.core import UserError, boxes_from_instances, check_dataset
-from objectwise.data.labels import boxes_from_ids
+from objectwise.core import UserError, boxes_from_ids, check_dataset
+from objectwise.core.boxes import boxes_by_comparison
 from objectwise.data.multi_dsprites import COUNTS, MultiDspritesConfig, Scene, hsv_to_rgb
 from objectwise.rendering import dsprites
 
@@ -174,7 +174,7 @@ def test_fast_boxes_are_the_contract_s(entities: int) -> None:
             y, x = rng.integers(0, 30, 2)
             image[y : y + 7, x : x + 9] = entity
     boxes, visible = boxes_from_ids(ids, entities)
-    expected_boxes, expected_visible = boxes_from_instances(torch.from_numpy(ids.astype(np.int64)), entities)
+    expected_boxes, expected_visible = boxes_by_comparison(torch.from_numpy(ids.astype(np.int64)), entities)
     assert np.array_equal(boxes, expected_boxes)
     assert np.array_equal(visible, expected_visible)
 

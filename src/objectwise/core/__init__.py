@@ -1,6 +1,7 @@
 """The contract: what data gives, what models say, and the configuration and errors everything shares."""
 
-from objectwise.core.batch import Batch, FactorSpec, boxes_from_instances
+from objectwise.core.batch import Batch, FactorSpec
+from objectwise.core.boxes import boxes_from_ids, boxes_from_instances
 from objectwise.core.config import Config, first_sentence
 from objectwise.core.conformance import ContractError, check_dataset, check_metric, check_model
 from objectwise.core.dataset import SPLITS, Dataset, TrainingOrder
@@ -29,6 +30,7 @@ __all__ = [
     "ShardedGenerator",
     "TrainingOrder",
     "UserError",
+    "boxes_from_ids",
     "boxes_from_instances",
     "check_dataset",
     "check_metric",

@@ -89,30 +89,3 @@ class Batch:
             item.name: change(value) for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)
         }
         return replace(self, factors={name: change(value) for name, value in self.factors.items()}, **changed)
-
-
-def boxes_from_instances(instances: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
-    """Tight boxes and pixel counts of every entity of an id map.
-
-    Args:
-        instances: (B, H, W) int64 ids below ``num_entities``.
-        num_entities: E.
-
-    Returns:
-        boxes (B, E, 4) float32 ``x0 y0 x1 y1`` half-open in pixels (zeros for an empty entity), and
-        visible pixels (B, E) int64.
-    """
-    one_hot = instances.unsqueeze(1) == torch.arange(num_entities, device=instances.device).view(1, -1, 1, 1)
-    pixels = one_hot.sum(dim=(2, 3))
-    columns, rows = one_hot.any(dim=2), one_hot.any(dim=3)
-    x0, x1 = _extent(columns)
-    y0, y1 = _extent(rows)
-    boxes = torch.stack([x0, y0, x1, y1], dim=-1).float()
-    return boxes * (pixels > 0).unsqueeze(-1), pixels
-
-
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First occupied position and one past the last, along the final axis of a boolean tensor."""
-    size = occupied.shape[-1]
-    flags = occupied.to(torch.uint8)
-    return flags.argmax(dim=-1), size - flags.flip(-1).argmax(dim=-1)

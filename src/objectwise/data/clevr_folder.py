@@ -263,7 +263,9 @@ class _Cut(NamedTuple):
 def _members(root: Path, config: ClevrFolderConfig) -> dict[str, list[tuple[_Source, int]]]:
     """Split -> its scenes, before any filter."""
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; `objectwise data clevr --render N --out DIR` makes one")
+        raise UserError(
+            f"there is no folder {root}; `objectwise data clevr --render N --out DIR` makes one, --data.root DIR names it"
+        )
     if (root / "train").is_dir():
         sources = [(_source(root / "train"), _Cut(config.val_share, 0.0))]
         if (root / "test").is_dir():

@@ -461,7 +461,11 @@ def _manifest(root: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         unfinished = root.with_name(root.name + ".partial").exists()
-        hint = "its decode was interrupted; give the same command again" if unfinished else "decode an official file"
+        hint = (
+            "decode an official file (objectwise data NAME --tfrecords FILE --out DIR) and name it with --data.root DIR"
+        )
+        if unfinished:
+            hint = "its decode was interrupted; give the same command again"
         raise UserError(f"{root} is no decoded cache ({MANIFEST} is missing): {hint}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); decode the official file again") from None

@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
-from objectwise.data.labels import checked_indices, count_pixels, labelled_batch, place_in_turn, whole_numbers
+from objectwise.core.boxes import count_pixels
+from objectwise.data.labels import checked_indices, labelled_batch, place_in_turn, whole_numbers
 from objectwise.rendering import dsprites
 
 Variant = Literal["binarized", "colored_on_grayscale", "colored_on_colored"]
