@@ -214,23 +214,31 @@ def test_marginal_objective_is_the_mean_over_sampled_counts(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_that_of_the_objective_at_fixed_noise(kind: str) -> None:
-    """No stop-gradient anywhere: along the gradient the loss rises at the gradient's norm (central difference)."""
-    model = tiny(kind, (1, 8, 8), num_steps=3, likelihood_std=0.5)
+    """No stop-gradient anywhere: entry by entry, autograd agrees with central differences at the same noise.
+
+    The biases of the heads feed presence, pose and appearance, means and widths alike, and through them every later step.
+    """
+    model = tiny(kind, (1, 8, 8), num_steps=3, likelihood_std=0.2, decoder_bias=0.0, presence_bias=2.0)
+    torch.nn.init.constant_(model.head.bias[4:].data, 0.5)
     images = pictures(model, 8)
 
     def loss() -> Tensor:
         return model(images, generator=noise()).loss.double().mean()
 
-    parameters = list(model.parameters())
-    gradients = torch.autograd.grad(loss(), parameters)
-    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
-    step, ends = 1e-2, []
-    for sign in (1, -2):
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter += sign * step * gradient / norm
-            ends.append(loss().item())
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(norm.item(), rel=0.01)
+    last = model.encoder[3]
+    assert isinstance(last, torch.nn.Linear)
+    for bias in (model.head.bias, last.bias):
+        (gradient,) = torch.autograd.grad(loss(), bias)
+        differences, step = [], 2e-3
+        for entry in range(len(bias)):
+            ends = []
+            for shift in (step, -2 * step, step):
+                with torch.no_grad():
+                    bias[entry] += shift
+                    ends.append(loss().item())
+            differences.append((ends[0] - ends[1]) / (2 * step))
+        tolerance = 0.02 * gradient.abs().max().item()
+        assert gradient.tolist() == pytest.approx(differences, rel=0.03, abs=tolerance)
 
 
 def test_likelihood_has_the_published_ceiling() -> None:
@@ -455,14 +463,8 @@ def assert_counts_well(found: Decomposition, truth: Tensor, accuracy: float) -> 
 
 
 def test_dair_learns_to_count() -> None:
-    """600 steps: 0.99 when this was written; base rate 1/3."""
+    """600 steps: about 0.99 when this was written; base rate 1/3."""
     found, truth = train("dair", 600, 1.0)
     assert_counts_well(found, truth, 0.9)
     # An ELBO near the ceiling of 1024 · (−ln 0.3 − ln √(2π)) = 291.9 nats, not that of a blank guess.
     assert found.terms["elbo"].mean() > 200
-
-
-@pytest.mark.slow
-def test_air_learns_to_count() -> None:
-    found, truth = train("air", 2500, -1.0)
-    assert_counts_well(found, truth, 0.85)
