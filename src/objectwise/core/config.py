@@ -65,7 +65,9 @@ def first_sentence(error: ValidationError, cls: type[BaseModel]) -> str:
         error: what pydantic raised.
         cls: the configuration class that was being built.
     """
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelt required field is both unknown and missing; only the former has a hint.
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path)
     if problem["type"] == "extra_forbidden":

@@ -32,10 +32,11 @@ def _promise(holds: Any, message: str) -> None:
 def check_model(model: nn.Module, images: Tensor | None = None, *, seed: int = 0) -> None:
     """Check every promise a model makes, whatever its paper.
 
-    Forward leaves no trace; it runs under ``no_grad`` with the same loss; masks are non-negative and sum to one; the loss is one
-    finite number per image; equal seeds give equal outputs; without a generator nothing is random; global random
-    states stay as they were; a gradient reaches every trainable parameter; images do not see each other (unless
-    ``batchwise``); shapes are those of the contract; ``decode`` gives the same shapes from slots alone.
+    In training and in evaluation mode: forward leaves no trace; it runs under ``no_grad`` with the same loss; masks are
+    non-negative and sum to one; the loss is one finite number per image; equal seeds give equal outputs; without a
+    generator nothing is random; global random states stay as they were; a gradient reaches every trainable parameter;
+    images do not see each other (unless ``batchwise``); shapes are those of the contract; ``decode`` gives the same shapes
+    from slots alone.
 
     Args:
         model: built, with or without training.
@@ -54,7 +55,17 @@ def check_model(model: nn.Module, images: Tensor | None = None, *, seed: int = 0
     for name in ("config", "decode"):
         _promise(hasattr(model, name), f"the model has no '{name}'")
     _check_signature(model)
+    was_training = model.training
+    try:
+        for training in (True, False):
+            model.train(training)
+            _check_mode(model, images, seed)
+    finally:
+        model.train(was_training)
 
+
+def _check_mode(model: nn.Module, images: Tensor, seed: int) -> None:
+    """Every promise, in the mode (training or evaluation) that the model is in."""
     before = _snapshot(model)
     globals_before = _global_random_state()
     sampled = _forward(model, images, seed)
@@ -63,10 +74,14 @@ def check_model(model: nn.Module, images: Tensor | None = None, *, seed: int = 0
     _check_shapes(sampled, images)
     _check_repeatable(model, images, sampled, seed)
     _check_no_grad(model, images, sampled, seed)
+    _check_trajectory(model, images, sampled, seed)
     _check_decode(model, sampled)
     _check_gradients(model, sampled)
     if not is_batchwise(model):
         _check_independence(model, images, seed)
+    # Once more: a trace may be left by decode, by a trajectory, or only under no_grad.
+    _check_no_trace(model, before)
+    _promise(_global_random_state() == globals_before, "decode or forward draws from a global random generator")
 
 
 def _forward(model: nn.Module, images: Tensor, seed: int | None) -> Decomposition:
@@ -83,31 +98,53 @@ def _check_signature(model: nn.Module) -> None:
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything a forward pass could leave something on; the values themselves are kept, so that no id is reused."""
     return {
-        "tensors": {name: value.detach().clone() for name, value in model.state_dict().items()},
+        "tensors": {
+            name: value.detach().clone() for name, value in [*model.named_parameters(), *model.named_buffers()]
+        },
+        "gradients": {
+            name: None if parameter.grad is None else parameter.grad.clone()
+            for name, parameter in model.named_parameters()
+        },
         "attributes": {
-            (name, key): id(value)
+            ".".join(filter(None, (name, key))): (value, _content(value))
             for name, module in model.named_modules()
             for key, value in vars(module).items()
-            if not key.startswith("_")
         },
-        "training": model.training,
+        "training": [module.training for module in model.modules()],
     }
 
 
+def _content(value: Any) -> Any:
+    """What an in-place change of an attribute would change."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(value) if isinstance(value, list | set) else None
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(a is b or _same(a, b) for a, b in zip(first, second, strict=True))
+    return first is second
+
+
 def _check_no_trace(model: nn.Module, before: dict[str, Any]) -> None:
-    for name, parameter in model.named_parameters():
-        _promise(parameter.grad is None, f"forward leaves a gradient on {name}")
     after = _snapshot(model)
-    for key in after["attributes"].keys() - before["attributes"].keys():
-        raise ContractError(f"forward leaves an attribute '{'.'.join(filter(None, key))}' on the model")
-    for key, identity in before["attributes"].items():
-        _promise(
-            after["attributes"].get(key) == identity, f"forward changes the attribute '{'.'.join(filter(None, key))}'"
-        )
+    for name, gradient in after["gradients"].items():
+        _promise(_same(gradient, before["gradients"].get(name)), f"forward leaves a gradient on {name}")
     for name, value in before["tensors"].items():
-        _promise(torch.equal(after["tensors"][name], value), f"forward changes '{name}'")
+        _promise(_same(after["tensors"].get(name), value), f"forward changes '{name}'")
     _promise(after["training"] == before["training"], "forward switches between training and evaluation mode")
+    for key in after["attributes"].keys() - before["attributes"].keys():
+        raise ContractError(f"forward leaves an attribute '{key}' on the model")
+    for key, (value, content) in before["attributes"].items():
+        found, found_content = after["attributes"].get(key, (None, None))
+        _promise(found is value and _same(found_content, content), f"forward changes the attribute '{key}'")
 
 
 def _global_random_state() -> tuple[Any, ...]:
@@ -132,8 +169,10 @@ def _check_shapes(out: Decomposition, images: Tensor) -> None:
         value = getattr(out, name)
         if value is None and name in ("attention_masks", "boxes"):
             continue
+        _promise(isinstance(value, Tensor), f"{name} is a {type(value).__name__}, not a tensor")
         _promise(tuple(value.shape) == shape, f"{name} has shape {tuple(value.shape)}, the contract says {shape}")
-    for name, value in {**out.terms, **out.auxiliary_losses, "loss": out.loss}.items():
+        _promise(torch.isfinite(value).all(), f"{name} is not finite")
+    for name, value in {**out.terms, **out.auxiliary_losses}.items():
         _promise(tuple(value.shape) == (batch,), f"{name} has shape {tuple(value.shape)}, not one number per image")
         _promise(torch.isfinite(value).all(), f"{name} is not finite")
     for name, masks in {"masks": out.masks, "attention_masks": out.attention_masks}.items():
@@ -145,6 +184,7 @@ def _check_shapes(out: Decomposition, images: Tensor) -> None:
     _promise(all(0 <= k < slots for k in out.background), f"background {out.background} names slots beyond {slots}")
     if out.count_probs is not None:
         _promise(out.count_probs.ndim == 2 and len(out.count_probs) == batch, "count_probs is not (B, N+1)")
+        _promise((out.count_probs >= 0).all(), "count_probs has negative values")
         _promise((out.count_probs.sum(dim=1) - 1).abs().max() < 1e-3, "count_probs do not sum to one")
     if out.posterior is not None:
         _promise(out.posterior.mean.shape == out.slots.shape, "the posterior's mean does not have the slots' shape")
@@ -164,20 +204,34 @@ def _check_no_grad(model: nn.Module, images: Tensor, sampled: Decomposition, see
     with torch.no_grad():
         silent = _forward(model, images, seed)
     _promise(torch.allclose(silent.loss, sampled.loss, rtol=1e-4, atol=1e-4), "the loss differs under no_grad")
+
+
+def _check_trajectory(model: nn.Module, images: Tensor, sampled: Decomposition, seed: int) -> None:
+    _promise(sampled.trajectory is None, "forward gives a trajectory without being asked for one")
     asked = model(images, generator=torch.Generator(images.device).manual_seed(seed), step=0, trajectory=True)
+    _promise(torch.allclose(asked.loss, sampled.loss, rtol=1e-4, atol=1e-4), "asking for a trajectory changes the loss")
+    attached: list[bool] = []
+
+    def look(tensor: Tensor) -> Tensor:
+        attached.append(tensor.requires_grad)
+        return tensor
+
     for step in asked.trajectory or ():
-        _promise(not step.loss.requires_grad and not step.slots.requires_grad, "the trajectory is not detached")
+        step.map(look)
+    _promise(not any(attached), "the trajectory is not detached")
 
 
 def _check_decode(model: nn.Module, sampled: Decomposition) -> None:
+    slots, presence = sampled.slots.detach(), sampled.presence.detach()
+    decode: Any = model.decode
     with torch.no_grad():
-        decoded = model.decode(  # type: ignore[operator]
-            sampled.slots.detach(), sampled.presence.detach()
-        )
-    for name in ("components", "masks", "reconstruction"):
-        found, expected = getattr(decoded, name).shape, getattr(sampled, name).shape
-        _promise(found == expected, f"decode gives {name} of shape {tuple(found)}, forward {tuple(expected)}")
-    _promise((decoded.masks.float().sum(dim=1) - 1).abs().max() < 1e-3, "decode's masks do not sum to one over slots")
+        for decoded in (decode(slots, presence), decode(slots)):
+            for name in ("components", "masks", "reconstruction"):
+                found, expected = getattr(decoded, name).shape, getattr(sampled, name).shape
+                _promise(found == expected, f"decode gives {name} of shape {tuple(found)}, forward {tuple(expected)}")
+            _promise((decoded.masks >= 0).all(), "decode's masks have negative values")
+            off = (decoded.masks.float().sum(dim=1) - 1).abs().max()
+            _promise(off < 1e-3, "decode's masks do not sum to one over slots")
 
 
 def _check_gradients(model: nn.Module, sampled: Decomposition) -> None:
@@ -187,14 +241,18 @@ def _check_gradients(model: nn.Module, sampled: Decomposition) -> None:
     _promise(len(members) == len(set(members)), "a parameter is in two parameter groups")
     for group in sampled.auxiliary_losses:
         _promise(group in groups and group != DEFAULT_GROUP, f"auxiliary loss '{group}' has no parameter group")
-    total = sampled.loss.mean() + sum(value.mean() for value in sampled.auxiliary_losses.values())
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        reached = gradient is not None and bool((gradient != 0).any())
-        _promise(reached, f"no gradient reaches {names[id(parameter)]}")
-        assert gradient is not None
-        _promise(torch.isfinite(gradient).all(), f"the gradient of {names[id(parameter)]} is not finite")
+    for group, parameters in groups.items():
+        # As in training: a group with an auxiliary loss learns from that alone.
+        name = group if group in sampled.auxiliary_losses else "loss"
+        loss = sampled.auxiliary_losses.get(group, sampled.loss)
+        _promise(loss.requires_grad, f"'{name}' depends on no parameter")
+        trained = [p for p in parameters if p.requires_grad]
+        gradients = torch.autograd.grad(loss.mean(), trained, allow_unused=True, retain_graph=True) if trained else ()
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            reached = gradient is not None and bool((gradient != 0).any())
+            _promise(reached, f"no gradient reaches {names[id(parameter)]}")
+            assert gradient is not None
+            _promise(torch.isfinite(gradient).all(), f"the gradient of {names[id(parameter)]} is not finite")
 
 
 def _check_independence(model: nn.Module, images: Tensor, seed: int) -> None:

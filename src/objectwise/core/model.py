@@ -94,12 +94,14 @@ class SceneModel(nn.Module):
                 :func:`objectwise.core.image_batch` takes them.
             trajectory: also return the refinement steps.
         """
-        device = next(self.parameters()).device
+        batch = image_batch(images, self.config.image_shape).to(next(self.parameters()).device)
         was_training = self.training
-        with torch.no_grad():
-            found = self.eval()(image_batch(images, self.config.image_shape).to(device), trajectory=trajectory)
-        self.train(was_training)
-        return found
+        try:
+            with torch.no_grad():
+                found: Decomposition = self.eval()(batch, trajectory=trajectory)
+                return found
+        finally:
+            self.train(was_training)
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -34,7 +34,8 @@ def save_weights(model: nn.Module, name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create {folder}: {error.strerror or error}") from None
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # Cloned: safetensors refuses tensors that share memory, which tied weights do.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors))
     config: Any = model.config
@@ -53,7 +54,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         described = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} holds no model: {DESCRIPTION} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(described, dict) or not {"format", "model", "config"} <= described.keys():
         raise UserError(f"{path} does not describe an objectwise model")

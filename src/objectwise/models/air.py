@@ -239,11 +239,10 @@ class AIR(SceneModel):
 
     def count_prior_logits(self, device: torch.device) -> Tensor:
         """(N,) logits of ρ_i = p(n ≥ i | n ≥ i−1) under p(n) ∝ k^n, n = 0..N."""
-        weights = [self.config.count_prior**n for n in range(self.config.num_steps + 1)]
-        tails = [math.fsum(weights[i:]) for i in range(self.config.num_steps + 1)]
-        return torch.tensor(
-            [math.log(tails[i] / weights[i - 1]) for i in range(1, self.config.num_steps + 1)], device=device
-        )
+        k, most = self.config.count_prior, self.config.num_steps
+        # p(n ≥ i) / p(n = i−1) = k + ... + k^{N−i+1}; factored, because k^N itself underflows for small k.
+        odds = [math.log(k) + math.log(math.fsum(k**j for j in range(most - i + 1))) for i in range(1, most + 1)]
+        return torch.tensor(odds, device=device)
 
     def _decomposition(self, images: Tensor, chain: list[Step], alive: int | None = None) -> Decomposition:
         """Put the parts together; ``alive`` keeps only the first steps (for trajectories)."""
