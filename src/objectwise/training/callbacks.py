@@ -307,9 +307,11 @@ class Interrupt(lightning.Callback):
         self._restore()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
-        """Ask the loop to stop."""
-        if self.signal_number is not None:
-            trainer.should_stop = True
+        """Ask the loop to stop, all processes after the same step, whichever heard the signal."""
+        stop = self.signal_number is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        trainer.should_stop = trainer.should_stop or stop
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Listen no more."""

@@ -160,6 +160,7 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["objectwise"] = {"step": self.step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the step counters."""
+        """Restore the step counters; Lightning's own count of epochs would end a run that is to be lengthened."""
+        checkpoint.pop("loops", None)
         for name, value in checkpoint["objectwise"].items():
             setattr(self, name, value)
