@@ -17,7 +17,7 @@ import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader
 
 from objectwise.core import Dataset, TrainingOrder, UserError
@@ -151,6 +151,16 @@ def _strategy(config: TrainingConfig, accelerator: str) -> str | DDPStrategy:
         return "auto"
     backend = "gloo" if accelerator == "cpu" else "nccl"
     return _QuietDDP(process_group_backend=backend, start_method="spawn")
+
+
+def finished_steps(run: Path) -> int:
+    """How many steps the newest checkpoint that can be read has behind it; 0 without one.
+
+    Raises:
+        UserError: if there are checkpoints, but none can be read.
+    """
+    checkpoint = _newest_readable(run)
+    return checkpoint.step if checkpoint else 0
 
 
 class _Stored(NamedTuple):
