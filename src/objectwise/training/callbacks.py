@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -303,14 +304,15 @@ class Interrupt(lightning.Callback):
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.previous: dict[int, Any] = {}
+        self.process = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listen."""
+        """Listen, in processes of their own too."""
         self._listen()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Note signals while other processes do the training; they get and obey the same ones."""
+        """Note signals from now on, also while other processes do the training; they get and obey the same ones."""
         self._listen()
         try:
             yield
@@ -318,7 +320,10 @@ class Interrupt(lightning.Callback):
             self._restore()
 
     def _listen(self) -> None:
-        """Only the main thread can listen to signals."""
+        """Only the main thread can listen to signals; once per process."""
+        if self.process == os.getpid():
+            return
+        self.process, self.previous = os.getpid(), {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._on_signal)

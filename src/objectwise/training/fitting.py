@@ -123,7 +123,7 @@ def fit(
         )
         loader = DataLoader(feed, batch_size=None)
         if start < config.max_steps:
-            with _plain_errors(), interrupt.listening() if config.devices > 1 else contextlib.nullcontext():
+            with _plain_errors(), interrupt.listening():
                 trainer.fit(module, loader, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         elif checkpoint:
             module.load_state_dict(checkpoint.content["state_dict"])
