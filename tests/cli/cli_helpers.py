@@ -12,8 +12,18 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
-DATA = "--data.source bundled --data.image-size 30 --data.digit-size 10 14 --data.eval-size 50".split()
-QUICK = "--training.batch-size 16 --training.precision float32 --training.threads 1".split()
+DATA = [
+    "--data.source",
+    "bundled",
+    "--data.image-size",
+    "30",
+    "--data.digit-size",
+    "10",
+    "14",
+    "--data.eval-size",
+    "50",
+]
+QUICK = ["--training.batch-size", "16", "--training.precision", "float32", "--training.threads", "1"]
 TINY = [*DATA, *QUICK, "--training.max-steps", "20"]
 """Twenty steps of DAIR on small scenes: a second of training."""
 
