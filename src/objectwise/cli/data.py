@@ -138,7 +138,8 @@ def fetch(arguments: list[str]) -> int:
             given.name, folder=Path(given.out) if given.out else None, base_url=given.base_url, progress=show
         )
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
     if given.json:
         print_json({"name": given.name, "folder": str(folder), "files": sorted(p.name for p in folder.iterdir())})
     else:
