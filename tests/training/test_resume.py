@@ -30,11 +30,11 @@ def test_interrupted_anywhere_and_resumed_is_the_same(tmp_path: Path) -> None:
     last = checkpoint_files(tmp_path / "whole")[-1]
     for moment in (1, 6, 20):
         run = tmp_path / f"at-{moment}"
-        before = signal.getsignal(signal.SIGINT)
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         _, result = trained(run, config, dataset=data(signal_at=moment))
         assert result.signal_number == signal.SIGINT
         assert result.step < 40
-        assert signal.getsignal(signal.SIGINT) is before
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
         trained(run, config, resume=True)
         assert same_training_state(checkpoint_files(run)[-1], last)
 

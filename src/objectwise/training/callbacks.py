@@ -314,19 +314,21 @@ class Interrupt(lightning.Callback):
     def listening(self) -> Iterator[None]:
         """Note signals from now on, also while other processes do the training; they get and obey the same ones."""
         self._listen()
+        before = dict(self.previous)
         try:
             yield
-        finally:
+        finally:  # Lightning puts back what it found, which was ours, and ignores SIGINT after a second Ctrl-C
+            self.previous = before
             self._restore()
 
     def _listen(self) -> None:
-        """Only the main thread can listen to signals; once per process."""
-        if self.process == os.getpid():
+        """Only the main thread can listen to signals. Lightning's own handler is replaced; an earlier one comes back."""
+        if threading.current_thread() is not threading.main_thread() or self.signal_number is not None:
             return
-        self.process, self.previous = os.getpid(), {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._on_signal)
+        if self.process != os.getpid():
+            self.process, self.previous = os.getpid(), {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous.setdefault(number, signal.signal(number, self._on_signal))
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -205,9 +203,7 @@ def _set_newer_aside(run: Path, checkpoint: _Stored) -> None:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Lightning turns Ctrl-C into exit code 1 and deafens the process to the next; errors of processes come wrapped."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
+    """Lightning turns Ctrl-C into exit code 1, and errors of other processes come wrapped."""
     try:
         yield
     except SystemExit:
@@ -217,9 +213,6 @@ def _plain_errors() -> Iterator[None]:
         if name in str(error):
             raise UserError(str(error).rpartition(name)[2].strip()) from None
         raise
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
