@@ -95,7 +95,10 @@ def _show(name: str, dataset: Dataset, given: DataArguments) -> int:
     if given.split not in dataset.splits:
         raise UserError(f"{name} has no split '{given.split}'{nearest(given.split, dataset.splits)}")
     folder = Path(given.out or ".")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {folder}: {error.strerror or error}") from None
     size = dataset.splits[given.split]
     batch = dataset.batch(given.split, np.arange(min(size, max(24, given.count))))
     with atomic_path(folder / f"{name}-sheet.png") as temporary:
@@ -144,14 +147,20 @@ def fetch(arguments: list[str]) -> int:
     from objectwise.data.download import fetch as fetch_files
 
     given = parse(FetchArguments, arguments, program="objectwise fetch", description=str(FetchArguments.__doc__))
-    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(given.name, total=None)
+    bar = Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    task = bar.add_task(given.name, total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()  # only now, so that an error before the first byte is one line
+        bar.update(task, completed=done, total=total)
+
+    try:
         folder = fetch_files(
-            given.name,
-            folder=Path(given.out) if given.out else None,
-            base_url=given.base_url,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            given.name, folder=Path(given.out) if given.out else None, base_url=given.base_url, progress=show
         )
+    finally:
+        if bar.live.is_started:
+            bar.stop()
     if given.json:
         print_json({"name": given.name, "folder": str(folder), "files": sorted(p.name for p in folder.iterdir())})
     else:

@@ -77,8 +77,8 @@ def figures(arguments: list[str]) -> int:
     """Draw a run's figures and report again."""
     given = parse(FiguresArguments, arguments, program="objectwise figures", description=str(FiguresArguments.__doc__))
     run = Path(given.run)
+    model = _load(given.run, given.model_class)  # first: it refuses a class that the user did not pass
     experiment = run_experiment(run)
-    model = _load(given.run, given.model_class)
     dataset = experiment.build_data()
     found = evaluate_model(model, dataset, split=given.split, limit=given.limit)
     command = " ".join(["objectwise figures", *arguments])
@@ -116,8 +116,11 @@ def _dataset(run: Path, data_name: str | None, flags: list[str], model: Any) -> 
         data: Any = own.data
     else:
         data = data_config_class(str(data_name))()
-    data = parse(type(data), ["--" + flag.removeprefix("--data.") if flag.startswith("--data.") else flag for flag in flags],
-                 program="objectwise evaluate RUN", default=data)  # fmt: skip
+    bare = ["--" + flag.removeprefix("--data.") if flag.startswith("--data.") else flag for flag in flags]
+    try:
+        data = parse(type(data), bare, program="objectwise evaluate RUN", default=data)
+    except UserError as error:
+        raise UserError(str(error).replace("--", "--data.")) from None
     dataset: Dataset = data.build()
     Experiment.check_fit(model.config, dataset)
     return dataset

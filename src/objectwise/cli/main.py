@@ -5,11 +5,14 @@ Nothing heavy is imported before a verb is known, so that ``objectwise --help`` 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import objectwise
@@ -61,17 +64,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from objectwise.core.errors import UserError, nearest
+    with _importing():
+        from objectwise.core.errors import UserError, nearest
 
     warnings.showwarning = _show_warning
     try:
         if words[0] not in VERBS:
             raise UserError(f"there is no command '{words[0]}'{nearest(words[0], VERBS)}")
         module, name = VERBS[words[0]][0].split(":")
-        return int(getattr(importlib.import_module(module), name)(words[1:]) or 0)
+        with _importing():
+            verb = getattr(importlib.import_module(module), name)
+        return int(verb(words[1:]) or 0)
     except UserError as error:
         print(f"objectwise: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Ctrl-C while libraries load ends the process here: raised inside one of them it would come out as an ImportError."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        print("objectwise: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _help() -> str:

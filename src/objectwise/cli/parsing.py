@@ -112,24 +112,24 @@ def _wide_terminal() -> Iterator[None]:
 
 
 _REWORDED = (
+    (r"^Missing from (?:objectwise )?([^:]*): (?:STR )?(.*?)\.? \(required\).*$", r"\1 needs: \2"),
     (r"invalid literal for int\(\) with base 10: (.*)", r"expected a whole number, not \1"),
     (r"could not convert string to float: (.*)", r"expected a number, not \1"),
     (r"^Error parsing ", ""),
-    (r"^Missing from .*$", ""),
+    (r"^Unrecognized options: ", "cannot make sense of: "),
 )
 
 
 def _sentence(text: str) -> str:
-    """The message inside the box that tyro draws."""
-    lines = [line.strip().strip("│").strip() for line in text.splitlines()]
-    body = []
-    for line in lines:
-        if line.startswith("╭"):
-            continue
-        if line and set(line) <= set("─╰╯"):
-            break
-        body.append(line)
-    sentence = " ".join(" ".join(body).split())
+    """The message inside the box that tyro draws: between its heading and the next rule, in box characters or ASCII."""
+    blocks: list[list[str]] = [[]]
+    for line in text.splitlines():
+        bare = line.strip(" │")
+        if bare.startswith("╭") or (bare and set(bare) <= set("─╰╯-")):
+            blocks.append([])
+        else:
+            blocks[-1].append(bare)
+    sentence = " ".join(" ".join(blocks[min(1, len(blocks) - 1)]).split())
     for pattern, replacement in _REWORDED:
         sentence = re.sub(pattern, replacement, sentence)
     return sentence or "these arguments do not fit; see --help"

@@ -39,6 +39,8 @@ def load_model(folder: Path, *, own_class: type[nn.Module] | None = None, **chan
 
 def _class_for(name: str, own_class: type[nn.Module] | None) -> Any:
     if own_class is not None:
+        if not (isinstance(own_class, type) and issubclass(own_class, nn.Module) and hasattr(own_class, "Config")):
+            raise UserError(f"{own_class!r} is not a model class: it must be a torch.nn.Module with a Config")
         if name != import_path_of(own_class) and is_import_path(name):
             raise UserError(f"the model is a '{name}', not the {import_path_of(own_class)} that was passed")
         return own_class

@@ -159,7 +159,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
-    return _mapping(values, str(path))
+    values = _mapping(values, str(path))
+    _check_keys(values, str(path))
+    for key in ("recipe", "name", "model_name", "data_name"):
+        if not isinstance(values.get(key, ""), str):
+            raise UserError(f"{path}: {key} must be a name, not {values[key]!r}")
+    return values
+
+
+def _check_keys(values: dict[Any, Any], where: str) -> None:
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise UserError(f"{where}: {key!r} is not the name of a setting")
+        if isinstance(value, dict):
+            _check_keys(value, where)
 
 
 def _mapping(values: Any, where: str) -> dict[str, Any]:

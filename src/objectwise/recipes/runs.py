@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,8 +20,9 @@ from objectwise.core.files import write_text
 from objectwise.models.loading import load_model
 from objectwise.recipes.experiment import Experiment, load_experiment, save_experiment
 from objectwise.recipes.reporting import training_picture, write_figures
+from objectwise.training.callbacks import checkpoint_files
 from objectwise.training.evaluation import Evaluation, evaluate
-from objectwise.training.fitting import FitResult, fit
+from objectwise.training.fitting import FitResult, finished_steps, fit
 from objectwise.training.precision import hardware_class
 
 _WEIGHTS = 3
@@ -61,8 +64,13 @@ def train(experiment: Experiment, *, progress: bool = True) -> Path:
     model = initial_model(experiment)
     run = _new_run_folder(experiment)
     experiment = experiment.model_copy(update={"out": None})
-    save_experiment(experiment, run / CONFIG)
-    return _train(experiment, dataset, model, run, resume_run=False, progress=progress)
+    try:
+        save_experiment(experiment, run / CONFIG)
+        return _train(experiment, dataset, model, run, resume_run=False, progress=progress)
+    except UserError:
+        if not checkpoint_files(run):  # nothing was learned: the next attempt may use the same folder
+            shutil.rmtree(run, ignore_errors=True)
+        raise
 
 
 def resume(run: Path, *, progress: bool = True, **training: object) -> Path:
@@ -83,6 +91,10 @@ def resume(run: Path, *, progress: bool = True, **training: object) -> Path:
     experiment = run_experiment(run)
     if training:
         experiment = experiment.replaced(training=experiment.training.replaced(**training))
+    if finished_steps(run) > experiment.training.max_steps:
+        raise UserError(
+            f"{run} has done {finished_steps(run)} steps already, more than max_steps {experiment.training.max_steps}"
+        )
     dataset = experiment.build_data()
     experiment = experiment.resolved(dataset)
     model = initial_model(experiment)
@@ -133,6 +145,15 @@ def _new_run_folder(experiment: Experiment) -> Path:
 
 
 def _train(
+    experiment: Experiment, dataset: Dataset, model: nn.Module, run: Path, *, resume_run: bool, progress: bool
+) -> Path:
+    try:
+        return _fit_and_report(experiment, dataset, model, run, resume_run=resume_run, progress=progress)
+    except KeyboardInterrupt:
+        raise Stopped(run, finished_steps(run), signal.SIGINT) from None
+
+
+def _fit_and_report(
     experiment: Experiment, dataset: Dataset, model: nn.Module, run: Path, *, resume_run: bool, progress: bool
 ) -> Path:
     began = time.perf_counter()

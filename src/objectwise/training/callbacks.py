@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from objectwise.core import Batch, Dataset, Decomposition, save_weights
+from objectwise.core import Batch, Dataset, Decomposition, UserError, save_weights
 from objectwise.core.files import atomic_path
 from objectwise.training.config import TrainingConfig
 from objectwise.training.evaluation import decompositions, evaluate
@@ -59,7 +60,10 @@ class Checkpoints(lightning.Callback):
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path)  # writes nothing here, but every rank has to take part
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot create {self.folder}: {error.strerror or error}") from None
             with atomic_path(path) as temporary:
                 trainer.save_checkpoint(temporary)
             save_weights(module.model, self.model_name, self.weights)
@@ -80,8 +84,7 @@ class Records(lightning.Callback):
         self, run: Path, config: TrainingConfig, dataset: Dataset, feed: StepBatches, picture: PictureMaker | None
     ) -> None:
         self.run, self.config, self.dataset, self.feed, self.picture = run, config, dataset, feed, picture
-        self.sums: dict[str, Tensor] = {}
-        self.summed = 0
+        self._start_anew()
         self.began = self.paused = 0.0
         self.validation: dict[str, float] = {}
         self.latest: dict[str, float] = {}
@@ -93,26 +96,30 @@ class Records(lightning.Callback):
         from torch.utils.tensorboard.writer import SummaryWriter
 
         step = pl_module.step
-        self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=step or None)
         path = self.run / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8")
+        with self._clear_errors():
+            self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=step or None)
+            kept = [row for row in read_metrics(path) if row["step"] <= step]
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            self.file = path.open("a", encoding="utf-8")
         self._restart_clock()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
         """Sum up, and now and then write."""
         assert isinstance(pl_module, TrainingModule)
-        for name, value in pl_module.last.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.summed += 1
+        self.steps += 1
+        if pl_module.last_finite:
+            for name, value in pl_module.last.items():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.summed += 1
         step = pl_module.step
         written = step % self.config.log_every == 0 or step == self.config.max_steps
         if written:
             self._average_over_ranks(trainer.world_size)
         if not trainer.is_global_zero:
-            self.sums, self.summed = ({}, 0) if written else (self.sums, self.summed)
+            if written:
+                self._start_anew()
             return
         if written:
             self._write_training(pl_module)
@@ -124,19 +131,33 @@ class Records(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Close the logs."""
         if trainer.is_global_zero:
-            self.file.close()
-            self.writer.close()
+            with self._clear_errors():
+                self.file.close()
+                self.writer.close()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Close the logs."""
+        """Close the logs; what went wrong is said by the exception."""
         if hasattr(self, "file"):
-            self.on_train_end(trainer, pl_module)
+            with contextlib.suppress(UserError):
+                self.on_train_end(trainer, pl_module)
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write the logs of {self.run}: {error.strerror or error}") from None
+
+    def _start_anew(self) -> None:
+        """Forget the sums; steps that were skipped are counted but not averaged."""
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.summed = 0
 
     def _average_over_ranks(self, world_size: int) -> None:
         """Every rank saw its own part of the batches; what is written is about the whole."""
-        if world_size > 1:
+        if world_size > 1 and self.summed:
             values = torch.stack([value.float() for value in self.sums.values()])
             torch.distributed.all_reduce(values)
             self.sums = dict(zip(self.sums, values / world_size, strict=True))
@@ -148,14 +169,14 @@ class Records(lightning.Callback):
         seconds = time.perf_counter() - self.began - self.paused
         row = {name: float(value) / self.summed for name, value in self.sums.items()}
         row |= {
-            "images_per_second": self.summed * self.config.batch_size / seconds,
-            "seconds_per_step": seconds / self.summed,
+            "images_per_second": self.steps * self.config.batch_size / seconds,
+            "seconds_per_step": seconds / self.steps,
             "wait_share": (self.feed.waited - self.waited_before) / seconds,
             "bad_steps": float(module.bad_steps),
         }
         self._write("train", module.step, row)
         self.latest = row
-        self.sums, self.summed = {}, 0
+        self._start_anew()
         self._restart_clock()
 
     def _validate(self, module: TrainingModule) -> None:
@@ -172,17 +193,19 @@ class Records(lightning.Callback):
         self.paused += time.perf_counter() - began
 
     def _write(self, split: str, step: int, row: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, "split": split, **row}) + "\n")
-        self.file.flush()
-        for name, value in row.items():
-            self.writer.add_scalar(f"{split}/{name}", value, step)
+        with self._clear_errors():
+            self.file.write(json.dumps({"step": step, "split": split, **row}) + "\n")
+            self.file.flush()
+            for name, value in row.items():
+                self.writer.add_scalar(f"{split}/{name}", value, step)
 
     def _draw(self, model: nn.Module, step: int) -> None:
         assert self.picture is not None
         began = time.perf_counter()
         size = min(6, self.dataset.splits["val"])
         batch, out = next(decompositions(model, self.dataset, "val", np.arange(size)))
-        self.writer.add_image("val/decompositions", self.picture(batch, out), step, dataformats="HWC")
+        with self._clear_errors():
+            self.writer.add_image("val/decompositions", self.picture(batch, out), step, dataformats="HWC")
         self.paused += time.perf_counter() - began
 
 
@@ -263,7 +286,7 @@ class Progress(lightning.Callback):
 
     def _numbers(self) -> str:
         latest, validation = self.records.latest, self.records.validation
-        parts = [f"loss {latest['loss']:.1f}"] if latest else []
+        parts = [f"loss {latest['loss']:.1f}"] if "loss" in latest else []
         parts += [
             f"held-out {name.replace('_', ' ')} {validation[name]:.3f}" for name in self.shown if name in validation
         ]
@@ -281,25 +304,31 @@ class Interrupt(lightning.Callback):
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.previous: dict[int, Any] = {}
+        self.process = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listen."""
+        """Listen, in processes of their own too."""
         self._listen()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Note signals while other processes do the training; they get and obey the same ones."""
+        """Note signals from now on, also while other processes do the training; they get and obey the same ones."""
         self._listen()
+        before = dict(self.previous)
         try:
             yield
-        finally:
+        finally:  # Lightning puts back what it found, which was ours, and ignores SIGINT after a second Ctrl-C
+            self.previous = before
             self._restore()
 
     def _listen(self) -> None:
-        """Only the main thread can listen to signals."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._on_signal)
+        """Only the main thread can listen to signals. Lightning's own handler is replaced; an earlier one comes back."""
+        if threading.current_thread() is not threading.main_thread() or self.signal_number is not None:
+            return
+        if self.process != os.getpid():
+            self.process, self.previous = os.getpid(), {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous.setdefault(number, signal.signal(number, self._on_signal))
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
@@ -307,9 +336,11 @@ class Interrupt(lightning.Callback):
         self._restore()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
-        """Ask the loop to stop."""
-        if self.signal_number is not None:
-            trainer.should_stop = True
+        """Ask the loop to stop, all processes after the same step, whichever heard the signal."""
+        stop = self.signal_number is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        trainer.should_stop = trainer.should_stop or stop
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Listen no more."""

@@ -76,6 +76,8 @@ def evaluate(
     Raises:
         UserError: for an unknown or empty split.
     """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise UserError(f"batch_size {batch_size} and limit {limit} must be at least 1")
     if split not in dataset.splits:
         raise UserError(f"the data have no split '{split}'{nearest(split, dataset.splits)}")
     size = min(dataset.splits[split], limit or dataset.splits[split])

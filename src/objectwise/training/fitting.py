@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader
 
 from objectwise.core import Dataset, TrainingOrder, UserError
@@ -89,7 +91,10 @@ def fit(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = TrainingModule(model, config, seed)
     checkpoint = _newest_readable(run) if resume else None
-    start = checkpoint[1] if checkpoint else 0
+    start = checkpoint.step if checkpoint else 0
+    if checkpoint:
+        _check_same_model(checkpoint, module)
+        _set_newer_aside(run, checkpoint)
     order = TrainingOrder(dataset.splits["train"], config.batch_size, seed, shuffle=dataset.shuffle)
     feed = StepBatches(dataset, order, start, config.max_steps)
     interrupt = Interrupt()
@@ -116,8 +121,10 @@ def fit(
         )
         loader = DataLoader(feed, batch_size=None)
         if start < config.max_steps:
-            with interrupt.listening() if config.devices > 1 else contextlib.nullcontext():
-                trainer.fit(module, loader, ckpt_path=checkpoint[0] if checkpoint else None, weights_only=True)
+            with _plain_errors(), interrupt.listening():
+                trainer.fit(module, loader, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+        elif checkpoint:
+            module.load_state_dict(checkpoint.content["state_dict"])
     stored = torch.load(checkpoint_files(run)[-1], map_location="cpu", weights_only=True)["objectwise"]
     return FitResult(stored["step"], interrupt.signal_number, stored["bad_steps"], precision)
 
@@ -144,18 +151,68 @@ def _strategy(config: TrainingConfig, accelerator: str) -> str | DDPStrategy:
     return _QuietDDP(process_group_backend=backend, start_method="spawn")
 
 
-def _newest_readable(run: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint that loads, and its step; None if there are none."""
+def finished_steps(run: Path) -> int:
+    """How many steps the newest checkpoint that can be read has behind it; 0 without one.
+
+    Raises:
+        UserError: if there are checkpoints, but none can be read.
+    """
+    checkpoint = _newest_readable(run)
+    return checkpoint.step if checkpoint else 0
+
+
+class _Stored(NamedTuple):
+    """A checkpoint that could be read."""
+
+    path: Path
+    step: int
+    content: dict[str, Any]
+
+
+def _newest_readable(run: Path) -> _Stored | None:
+    """The newest checkpoint that loads; None if there are none."""
     files = checkpoint_files(run)
     for path in reversed(files):
         try:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-            return path, int(stored["objectwise"]["step"])
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            return _Stored(path, int(content["objectwise"]["step"]), content)
         except Exception:
             continue
     if files:
         raise UserError(f"none of the {len(files)} checkpoints in {run / 'checkpoints'} can be read")
     return None
+
+
+def _check_same_model(checkpoint: _Stored, module: TrainingModule) -> None:
+    expected = {name: value.shape for name, value in module.state_dict().items()}
+    found = {name: value.shape for name, value in checkpoint.content["state_dict"].items()}
+    if expected != found:
+        name = next(n for n in sorted(expected.keys() | found.keys()) if expected.get(n) != found.get(n))
+        raise UserError(
+            f"{checkpoint.path} is a checkpoint of another model than this {type(module.model).__name__}: "
+            f"they differ in '{name.removeprefix('model.')}'"
+        )
+
+
+def _set_newer_aside(run: Path, checkpoint: _Stored) -> None:
+    """Damaged checkpoints newer than the one that is resumed must not pass for the newest again."""
+    for path in checkpoint_files(run):
+        if path > checkpoint.path:
+            path.replace(path.with_name(path.name + ".damaged"))
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Lightning turns Ctrl-C into exit code 1, and errors of other processes come wrapped."""
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    except ProcessRaisedException as error:
+        name = f"{UserError.__module__}.{UserError.__qualname__}: "
+        if name in str(error):
+            raise UserError(str(error).rpartition(name)[2].strip()) from None
+        raise
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ class TrainingModule(lightning.LightningModule):
         step: the number of finished steps.
         bad_steps: how many of them were skipped because something was not finite.
         last: numbers of the last finished step, for logging.
+        last_finite: whether that step was done, not skipped.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, seed: int) -> None:
@@ -51,6 +52,7 @@ class TrainingModule(lightning.LightningModule):
         self.bad_steps = 0
         self.bad_in_a_row = 0
         self.last: dict[str, Tensor] = {}
+        self.last_finite = True
         self.groups = {name: list(parameters) for name, parameters in parameter_groups(model).items()}
         unknown = sorted(set(config.group_learning_rates) - set(self.groups))
         if unknown:
@@ -146,6 +148,7 @@ class TrainingModule(lightning.LightningModule):
     def _count(self, finite: bool) -> None:
         self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
         self.bad_steps += not finite
+        self.last_finite = finite
         if self.bad_in_a_row >= self.settings.max_bad_steps:
             raise UserError(
                 f"the loss or its gradient was not finite for {self.bad_in_a_row} steps in a row (last at step "
@@ -160,6 +163,7 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["objectwise"] = {"step": self.step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the step counters."""
+        """Restore the step counters; Lightning's own count of epochs would end a run that is to be lengthened."""
+        checkpoint.pop("loops", None)
         for name, value in checkpoint["objectwise"].items():
             setattr(self, name, value)
