@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -152,8 +153,7 @@ def _start(job: _Job, out: Path) -> None:
     else:
         config = out / "trials" / f"{job.trial.key}.yaml"
         save_experiment(job.trial.experiment, config)
-        if (job.run / CONFIG).is_file():
-            (job.run / CONFIG).unlink()  # the first attempt ended before its first checkpoint
+        shutil.rmtree(job.run, ignore_errors=True)  # an attempt that ended before its first checkpoint
         words = ["train", "--config", str(config), "--out", str(job.run)]
     job.log = (out / "trials" / f"{job.trial.key}.log").open("ab")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
