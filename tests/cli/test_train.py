@@ -210,12 +210,14 @@ def test_own_model_and_data(cli: Cli, own_module: str, tmp_path: Path) -> None:
     assert values["model_name"] == "my_module:Toy"
     assert values["model"]["width"] == 6
     assert values["name"] == "toy"
-    scored = cli("evaluate", "run", "--model-class", f"{own_module}:Toy", "--json")
+    classes = ("--model-class", f"{own_module}:Toy", "--data-class", values["data_name"])
+    assert "names a class of its own" in cli("evaluate", "run", *classes[:2]).refused()
+    scored = cli("evaluate", "run", *classes, "--json")
     assert scored.code == 0, scored.err
     assert json.loads(scored.out)["images"] == 7
     for verb in (["evaluate", "run"], ["figures", "run"], ["decompose", "run", "my_module.py", "--out", "o"]):
         assert "class of its own, 'my_module:Toy'" in cli(*verb).refused()
-    assert cli("figures", "run", "--model-class", f"{own_module}:Toy").code == 0
+    assert cli("figures", "run", *classes).code == 0
     assert cli("resume", "run", "--max-steps", 4).code == 0
     wrong = cli("evaluate", "run", "--model-class", "objectwise.models.air:AIR").refused()
     assert "is a 'my_module:Toy', not the objectwise.models.air:AIR" in wrong
@@ -230,4 +232,8 @@ def test_a_strangers_model_runs_no_code(cli: Cli, run: Path, tmp_path: Path) -> 
     (run / "config.yaml").write_text(yaml.safe_dump({**values, "model_name": "stranger:Model"}))
     for verb in (["evaluate", run], ["figures", run], ["decompose", run, run / "figures", "--out", "o"]):
         assert "pass that class to load it" in cli(*verb).refused()
+    path.write_text(json.dumps(described))
+    (run / "config.yaml").write_text(yaml.safe_dump({**values, "data_name": "stranger:Data"}))
+    for verb in (["evaluate", run], ["figures", run]):
+        assert "names a class of its own, 'stranger:Data'" in cli(*verb).refused()
     assert not (tmp_path / "exploded").exists()

@@ -156,7 +156,7 @@ def flipped(data: bytes, position: int) -> bytes:
     ("data", "where", "message"),
     [
         (b"", (0, 0), "the file is empty"),
-        (gzip.compress(b""), (0, 0), "holds no record"),
+        (gzip.compress(b"", mtime=0), (0, 0), "holds no record"),
         (b"hello, this is no such file", (0, 0), "neither a GZIP nor a TFRecord file"),
         (b"hello", (0, 0), "truncated: 5 of the 12 bytes"),
         (b"\x1f\x8bgarbage garbage", (0, 0), "GZIP stream is damaged"),
@@ -167,10 +167,10 @@ def flipped(data: bytes, position: int) -> bytes:
         (flipped(STREAM, 2 * SIZE - 1), (1, SIZE + 12), "checksum of the record's payload does not match"),
         (STREAM[:-1], (2, 2 * SIZE + 12), "truncated"),
         (STREAM[: 2 * SIZE + 5], (2, 2 * SIZE), "truncated: 5 of the 12 bytes"),
-        (gzip.compress(STREAM[:-9]), (2, 2 * SIZE + 12), "truncated"),
-        (gzip.compress(STREAM)[:-3], (3, 3 * SIZE), "GZIP stream ends early"),
-        (flipped(gzip.compress(STREAM), -6), (3, 3 * SIZE), "GZIP stream is damaged .*incorrect data check"),
-        (gzip.compress(STREAM) + b"more", (3, 3 * SIZE), "not GZIP follow the GZIP stream"),
+        (gzip.compress(STREAM[:-9], mtime=0), (2, 2 * SIZE + 12), "truncated"),
+        (gzip.compress(STREAM, mtime=0)[:-3], (3, 3 * SIZE), "GZIP stream ends early"),
+        (flipped(gzip.compress(STREAM, mtime=0), -6), (3, 3 * SIZE), "GZIP stream is damaged .*incorrect data check"),
+        (gzip.compress(STREAM, mtime=0) + b"more", (3, 3 * SIZE), "not GZIP follow the GZIP stream"),
     ],
 )
 def test_damaged_files_are_refused_naming_file_record_and_byte(data, where, message):

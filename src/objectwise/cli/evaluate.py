@@ -38,6 +38,8 @@ class EvaluateArguments:
     """Images at a time."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
+    data_class: str | None = None
+    """package.module:Config, for data of a class of your own; a class that only the run's files name is not imported."""
     json: bool = False
     """Print JSON on stdout."""
 
@@ -49,7 +51,7 @@ def evaluate(arguments: list[str]) -> int:
     data_flags = _data_flags(words)
     given = parse(EvaluateArguments, words, program="objectwise evaluate", description=str(EvaluateArguments.__doc__))
     model = _load(given.run, given.model_class)
-    dataset = _dataset(Path(given.run), data_name, data_flags, model)
+    dataset = _dataset(given, data_name, data_flags, model)
     found = evaluate_model(model, dataset, split=given.split, limit=given.limit, batch_size=given.batch_size)
     record = {"run": given.run, "hardware": hardware_class("cpu"), **evaluation_record(found)}
     if given.json:
@@ -71,6 +73,8 @@ class FiguresArguments:
     """Number of images behind the numbers; all if not given."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
+    data_class: str | None = None
+    """package.module:Config, for data of a class of your own; a class that only the run's files name is not imported."""
 
 
 def figures(arguments: list[str]) -> int:
@@ -78,7 +82,7 @@ def figures(arguments: list[str]) -> int:
     given = parse(FiguresArguments, arguments, program="objectwise figures", description=str(FiguresArguments.__doc__))
     run = Path(given.run)
     model = _load(given.run, given.model_class)  # first: it refuses a class that the user did not pass
-    experiment = run_experiment(run)
+    experiment = run_experiment(run, allowed=(given.model_class, given.data_class))
     dataset = experiment.build_data()
     found = evaluate_model(model, dataset, split=given.split, limit=given.limit)
     command = " ".join(["objectwise figures", *arguments])
@@ -106,12 +110,14 @@ def _data_flags(words: list[str]) -> list[str]:
     return taken
 
 
-def _dataset(run: Path, data_name: str | None, flags: list[str], model: Any) -> Dataset:
+def _dataset(given: EvaluateArguments, data_name: str | None, flags: list[str], model: Any) -> Dataset:
     """The run's own data or other ones, with overrides, checked against the model."""
+    run = Path(given.run)
     has_experiment = (run / CONFIG).is_file()
     if data_name is None and not has_experiment:
         raise UserError(f"{run} is a model without its experiment; say what to score it on with --data NAME")
-    own = run_experiment(run) if has_experiment else None
+    allowed = (given.model_class, given.data_class, data_name)
+    own = run_experiment(run, allowed=allowed) if has_experiment else None
     if own is not None and data_name in (None, own.data_name):
         data: Any = own.data
     else:

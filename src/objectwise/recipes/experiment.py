@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -183,16 +184,26 @@ def _mapping(values: Any, where: str) -> dict[str, Any]:
     return values
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: Path, *, allowed: Collection[str | None] | None = None) -> Experiment:
     """Read an experiment that :func:`save_experiment` wrote, or that a user wrote with the same fields.
 
+    Args:
+        path: the YAML file.
+        allowed: import paths that may be imported; None: all, for a file of the user's own.
+
     Raises:
-        UserError: for a missing file, misspelt names or impossible values.
+        UserError: for a missing file, misspelt names, impossible values, or a class that is not allowed.
     """
     values = read_yaml(path)
     missing = [name for name in ("model_name", "data_name") if name not in values]
     if missing:
         raise UserError(f"{path} lacks {' and '.join(missing)} (or begin it with `recipe: NAME`)")
+    for key, flag in (("model_name", "--model-class"), ("data_name", "--data-class")):
+        name = str(values[key])
+        if is_import_path(name) and allowed is not None and name not in allowed:
+            raise UserError(
+                f"{path} names a class of its own, '{name}', as {key}; pass it with {flag} to allow its import"
+            )
     values.setdefault("name", path.stem)
     try:
         return Experiment.of(**values)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,21 @@ def resume(run: Path, *, progress: bool = True, **training: object) -> Path:
     return _train(experiment, dataset, model, run, resume_run=True, progress=progress)
 
 
-def run_experiment(run: Path) -> Experiment:
+def run_experiment(run: Path, *, allowed: Collection[str | None] | None = None) -> Experiment:
     """The resolved experiment of a run folder.
 
+    Args:
+        run: the folder.
+        allowed: import paths of classes of the user's own that may be imported; None: all, for one's own runs.
+
     Raises:
-        UserError: if there is no such folder, or it is not a run of ours.
+        UserError: if there is no such folder, it is not a run of ours, or it names a class that is not allowed.
     """
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}")
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is not a run folder: it has no {CONFIG}")
-    return load_experiment(run / CONFIG)
+    return load_experiment(run / CONFIG, allowed=allowed)
 
 
 def initial_model(experiment: Experiment) -> Any:
