@@ -37,7 +37,10 @@ from objectwise.data.labels import boxes_from_ids, checked_indices
 
 INK = 64
 """A pixel has ink, and so belongs to a stroke, from this value of 0..255 on: a quarter of its area."""
+SIDE = 105
+"""Side of the original drawings in pixels."""
 _CHUNK = 256
+_TIE = 1e-9
 _SHARES = (0.1, 0.1)
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, SyntaxError, ValueError, NotImplementedError)
 _IMAGE_PATH = re.compile(r"images_[^/]+/([^/]+)/([^/]+)/([0-9]+)_([0-9]+)\.png")
@@ -273,10 +276,6 @@ def _read_ink(archive: _Zip, member: str) -> np.ndarray:
     return ink
 
 
-SIDE = 105
-"""Side of the original drawings in pixels."""
-
-
 def area_resized(ink: np.ndarray, size: int) -> np.ndarray:
     """The share of each pixel that is covered, times 255: (N, S, S) bool -> (N, size, size) uint8.
 
@@ -299,23 +298,20 @@ def parse_strokes(text: bytes, where: str) -> list[np.ndarray]:
         where: for the error message.
 
     Raises:
-        UserError: for a line that is neither.
+        UserError: for a line that is neither, or no points at all.
     """
-    strokes: list[list[tuple[float, float]]] = [[]]
-    for number, line in enumerate(text.decode("ascii", errors="replace").split("\n"), 1):
-        word = line.strip()
-        if word == "BREAK":
-            strokes.append([])
-        elif word and word != "START":
-            try:
-                x, y, _ = (float(value) for value in word.split(","))
-            except ValueError:
-                raise UserError(f"{where}, line {number}: '{word[:40]}' is not a point x,y,t") from None
-            strokes[-1].append((x, -y))
-    found = [np.array(points) for points in strokes if points]
-    if not found or not all(np.isfinite(points).all() for points in found):
-        raise UserError(f"{where} holds {'a point that is not finite' if found else 'no strokes'}")
-    return found
+    strokes = []
+    for lines in text.decode("ascii", errors="replace").removeprefix("START").split("BREAK"):
+        words = lines.split()
+        try:
+            points = np.array(list(map(float, ",".join(words).split(",")))).reshape(len(words), 3) if words else None
+        except ValueError:
+            raise UserError(f"{where} holds a line that is not a point x,y,t") from None
+        if points is not None:
+            strokes.append(points[:, :2] * (1.0, -1.0))
+    if not strokes or not all(np.isfinite(points).all() for points in strokes):
+        raise UserError(f"{where} holds {'a point that is not finite' if strokes else 'no strokes'}")
+    return strokes
 
 
 def nearest_stroke(ink: np.ndarray, strokes: Sequence[np.ndarray]) -> np.ndarray:
@@ -330,17 +326,21 @@ def nearest_stroke(ink: np.ndarray, strokes: Sequence[np.ndarray]) -> np.ndarray
     """
     rows, columns = np.nonzero(ink)
     centres = (np.stack([columns, rows], axis=1) + 0.5) * (SIDE / np.array(ink.shape[::-1])) - 0.5
-    distances = np.stack([squared_distance(centres, points) for points in strokes], axis=1)
+    distances = squared_distances(centres, strokes)
     ids = np.zeros(ink.shape, np.uint8)
-    ids[rows, columns] = 1 + distances.argmin(axis=1)
+    nearest = distances.min(axis=1, keepdims=True)
+    ids[rows, columns] = 1 + (distances <= nearest + _TIE).argmax(axis=1)
     return ids
 
 
-def squared_distance(centres: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(M, 2) places and a line through (P, 2) points -> (M,) squared distance to the nearest part of the line."""
-    start = points[:-1] if len(points) > 1 else points
-    along = points[1:] - start if len(points) > 1 else np.zeros_like(points)
-    to = centres[:, None, :] - start
-    length = np.maximum((along**2).sum(axis=1), 1e-12)
-    place = np.clip((to * along).sum(axis=2) / length, 0.0, 1.0)
-    return np.asarray(((to - place[:, :, None] * along) ** 2).sum(axis=2).min(axis=1))
+def squared_distances(centres: np.ndarray, strokes: Sequence[np.ndarray]) -> np.ndarray:
+    """(M, 2) places and E lines through (P, 2) points each -> (M, E) squared distances to the nearest place on each line."""
+    # A segment from each point to the next one; the last point of a stroke is a segment of no length.
+    start = np.concatenate(strokes)
+    along = np.concatenate([np.diff(points, axis=0, append=points[-1:]) for points in strokes])
+    x, y = (centres[:, axis, None] - start[:, axis] for axis in (0, 1))
+    place = (x * along[:, 0] + y * along[:, 1]) / np.maximum((along**2).sum(axis=1), 1e-12)
+    np.clip(place, 0.0, 1.0, out=place)
+    squares = (x - place * along[:, 0]) ** 2 + (y - place * along[:, 1]) ** 2
+    firsts = np.cumsum([0, *(len(points) for points in strokes[:-1])])
+    return np.asarray(np.minimum.reduceat(squares, firsts, axis=1))
