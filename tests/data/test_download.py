@@ -99,7 +99,8 @@ def test_table_of_mnist(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "least"), [("omniglot", "omniglot", 3), ("clevr-assets", "clevr_assets/image_generation/data", 7)]
+    ("name", "folder", "least"),
+    [("omniglot", "omniglot", 3), ("clevr-assets", "clevr_assets/image_generation/data", 7)],
 )
 def test_table_of_github_files(shared_data: Path, name: str, folder: str, least: int) -> None:
     """Checksums and sizes agree with the real files at hand; where one is at hand its size is known."""

@@ -156,7 +156,9 @@ def _checked_url(url: str) -> str:
 
 def _shifted(progress: Callable[[int, int], None] | None, done: int, total: int) -> Callable[[int], None]:
     """Progress inside one file as progress over all; a file of unknown size only ever adds to the total."""
-    return (lambda here: progress(done + here, max(total, done + here))) if progress is not None else (lambda here: None)
+    return (
+        (lambda here: progress(done + here, max(total, done + here))) if progress is not None else (lambda here: None)
+    )
 
 
 def _fetch_file(

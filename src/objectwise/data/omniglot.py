@@ -42,7 +42,16 @@ SIDE = 105
 _CHUNK = 256
 _TIE = 1e-9
 _SHARES = (0.1, 0.1)
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, SyntaxError, ValueError, NotImplementedError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    NotImplementedError,
+)
 _IMAGE_PATH = re.compile(r"images_[^/]+/([^/]+)/([^/]+)/([0-9]+)_([0-9]+)\.png")
 
 

@@ -1,9 +1,9 @@
 """How well the parts a model divides a drawing into agree with the true ones (pen strokes), against chance.
 
-Both partitions are of the *ink pixels* alone, those whose true id is not background. Two scores: the adjusted Rand index over them,
-and the mean best overlap: for every true part the largest intersection over union with a found part, averaged over the parts of an
-image. Neither says much by itself: any division of a line into short pieces that hang together agrees with strokes to some
-degree. So every image is also divided into *as many parts as were found* in two ways that know nothing of strokes:
+Both partitions are of the *ink pixels* alone, those whose true id is not background. Two scores: the adjusted Rand index over
+them, and the mean best overlap: for every true part the largest intersection over union with a found part, averaged over the
+parts of an image. Neither says much by itself: any division of a line into short pieces that hang together agrees with strokes
+to some degree. So every image is also divided into *as many parts as were found* in two ways that know nothing of strokes:
 ``"pixels"``, every ink pixel at random, and ``"regions"``, the cells around randomly chosen ink pixels (Voronoi). Only the
 lift over ``"regions"`` is evidence of strokes.
 
@@ -56,25 +56,26 @@ def part_scores(
     generator: torch.Generator,
     draws: int = 10,
     background_ids: Sequence[int] = (0,),
+    background_slots: Sequence[int] = (),
 ) -> PartScores:
     """Score found parts against true ones and against random partitions into as many.
 
     Args:
         true_ids: (B, H, W) integers, the part of each pixel.
-        parts: (B, K, H, W) masks, of which the largest at each pixel counts, or (B, H, W) integer labels; a pixel that no
-            part explains belongs to the background's label, which counts as one part more.
+        parts: (B, K, H, W) masks, of which the largest at each pixel counts, or (B, H, W) integer labels.
         generator: of the random partitions.
         draws: how many of each kind are averaged.
         background_ids: true ids that are not ink.
+        background_slots: masks that are no parts: each ink pixel goes to the part that explains it best, however weakly.
+            Without this, ink left to the background is one part more.
 
     Raises:
         UserError: for shapes or types that cannot work, or no draws.
     """
     if draws < 1:
         raise UserError(f"draws = {draws} must be at least 1")
-    true_ids, labels = torch.as_tensor(true_ids), torch.as_tensor(parts)
-    if labels.ndim == 4:
-        labels = labels_from_masks(labels)
+    true_ids = torch.as_tensor(true_ids)
+    labels = part_labels(parts, background_slots=background_slots)
     ink = _ink(true_ids, background_ids)
     found = number_of_parts(labels, ink)
     ari = foreground_ari(true_ids, labels, background_ids=background_ids)
@@ -121,9 +122,7 @@ def mean_best_overlap(
     Raises:
         UserError: for shapes or types that cannot work.
     """
-    labels = torch.as_tensor(parts)
-    if labels.ndim == 4:
-        labels = labels_from_masks(labels)
+    labels = part_labels(parts)
     counts, rows, _ = contingency(true_ids, labels)
     table = counts[:, ~torch.isin(rows, rows.new_tensor(tuple(background_ids)))].numpy().astype(np.float64)
     true_sizes, sizes = table.sum(axis=2), table.sum(axis=1)
@@ -134,6 +133,27 @@ def mean_best_overlap(
     return MetricResult.over_images(
         scores, metric="mean_best_overlap", background_ids=tuple(background_ids), fewer_than_two="skip"
     )
+
+
+def part_labels(parts: Tensor | np.ndarray, *, background_slots: Sequence[int] = ()) -> Tensor:
+    """(B, K, H, W) masks -> (B, H, W) int64 slot with the largest one, backgrounds left out; integer labels as they are.
+
+    Args:
+        parts: masks or labels.
+        background_slots: slots that win nowhere; only masks can have some.
+
+    Raises:
+        UserError: for labels with background slots, or masks that are all background.
+    """
+    parts = torch.as_tensor(parts)
+    if parts.ndim != 4:
+        if background_slots:
+            raise UserError("background_slots are slots of masks (images, slots, height, width), not of labels")
+        return parts
+    kept = [slot for slot in range(parts.shape[1]) if slot not in background_slots]
+    if not kept:
+        raise UserError(f"all {parts.shape[1]} masks are background; there is no part to score")
+    return torch.tensor(kept, device=parts.device)[labels_from_masks(parts[:, kept])]
 
 
 def number_of_parts(labels: Tensor, ink: Tensor) -> Tensor:
