@@ -273,3 +273,10 @@ def test_folder_that_cannot_be(server: Server, tmp_path: Path) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UserError, match="there is no download 'mnits'; did you mean 'mnist'"):
         fetch("mnits")
+
+
+def test_a_damaged_file_of_unknown_size_is_fetched_again(unsized: Server, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.gz").write_bytes(CONTENT["a.gz"][::-1])
+    fetch("mnist", folder=tmp_path, wait=lambda _: None)
+    assert (tmp_path / "below" / "a.gz").read_bytes() == CONTENT["a.gz"]
