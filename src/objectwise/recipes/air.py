@@ -31,7 +31,7 @@ def air_omniglot() -> Experiment:
     """AIR on Omniglot characters, 50×50, four steps with small windows: parts against pen strokes.
 
     Windows of about a fifth of the image keep a step from taking the whole character. Of the settings tried, this one's parts
-    agree best with the strokes; yet no better than random regions of the ink do (``docs/notes/0004-air-omniglot.md``).
+    agree best with the strokes: at short budgets about as well as random regions do (``docs/notes/0004-air-omniglot.md``).
     """
     return Experiment.of(
         "air-omniglot",
