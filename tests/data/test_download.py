@@ -41,7 +41,7 @@ class Server:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
-        name = handler.path.rpartition("/")[2]
+        name = handler.path.removeprefix("/mnist/")
         self.requests.append((name, wanted))
         fault = self.faults.pop(0) if self.faults else ""
         if fault.isdigit() or name not in self.content:
@@ -96,6 +96,62 @@ def test_table_of_mnist(shared_data: Path) -> None:
     for path in real:
         assert files[path.name].size == path.stat().st_size
         assert files[path.name].md5 == hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "least"),
+    [("omniglot", "omniglot", 3), ("clevr-assets", "clevr_assets/image_generation/data", 7)],
+)
+def test_table_of_github_files(shared_data: Path, name: str, folder: str, least: int) -> None:
+    """Checksums and sizes agree with the real files at hand; where one is at hand its size is known."""
+    agree = 0
+    for file in DOWNLOADS[name].files:
+        assert re.fullmatch("[0-9a-f]{32}", file.md5)
+        path = shared_data / folder / file.name
+        if path.is_file():
+            assert file.size == path.stat().st_size
+            assert file.md5 == hashlib.md5(path.read_bytes()).hexdigest()
+            agree += 1
+    assert agree >= least
+    assert all(url.startswith("https://raw.githubusercontent.com/") for url in DOWNLOADS[name].base_urls)
+
+
+@pytest.fixture
+def unsized(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The same files in sub-folders, their sizes not in the table."""
+    server.content = {f"below/{name}": data for name, data in CONTENT.items()}
+    files = tuple(RemoteFile(name, None, hashlib.md5(data).hexdigest()) for name, data in server.content.items())
+    monkeypatch.setitem(DOWNLOADS, "mnist", Download(files, (server.url,)))
+    return server
+
+
+def test_sub_folders_and_unknown_sizes(unsized: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    unsized.faults = ["break", "break"]
+    waits: list[float] = []
+    fetch("mnist", folder=tmp_path, wait=waits.append, progress=lambda done, total: seen.append((done, total)))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "below").iterdir()} == CONTENT
+    assert unsized.requests[1] == ("below/a.gz", "bytes=100000-")
+    assert waits == [1.0, 2.0]
+    assert seen == sorted(seen)
+    assert seen[-1] == (sum(map(len, CONTENT.values())),) * 2
+    unsized.requests.clear()
+    fetch("mnist", folder=tmp_path)
+    assert unsized.requests == []
+
+
+def test_wrong_bytes_of_unknown_size(unsized: Server, tmp_path: Path) -> None:
+    unsized.content["below/a.gz"] = b"<html>please log in</html>"
+    with pytest.raises(UserError, match=r"gave bytes with MD5 \w{32} instead"):
+        fetch("mnist", folder=tmp_path, wait=lambda _: None)
+    assert list((tmp_path / "below").iterdir()) == []
+
+
+def test_complete_part_of_unknown_size(unsized: Server, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.gz.part").write_bytes(CONTENT["a.gz"])
+    fetch("mnist", folder=tmp_path, wait=lambda _: None)
+    assert (tmp_path / "below" / "a.gz").read_bytes() == CONTENT["a.gz"]
 
 
 def test_plain_and_again(server: Server, tmp_path: Path) -> None:
@@ -217,3 +273,10 @@ def test_folder_that_cannot_be(server: Server, tmp_path: Path) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(UserError, match="there is no download 'mnits'; did you mean 'mnist'"):
         fetch("mnits")
+
+
+def test_a_damaged_file_of_unknown_size_is_fetched_again(unsized: Server, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.gz").write_bytes(CONTENT["a.gz"][::-1])
+    fetch("mnist", folder=tmp_path, wait=lambda _: None)
+    assert (tmp_path / "below" / "a.gz").read_bytes() == CONTENT["a.gz"]

@@ -162,7 +162,8 @@ def fetch(arguments: list[str]) -> int:
         if bar.live.is_started:
             bar.stop()
     if given.json:
-        print_json({"name": given.name, "folder": str(folder), "files": sorted(p.name for p in folder.iterdir())})
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        print_json({"name": given.name, "folder": str(folder), "files": files})
     else:
         print(folder)
     print(f"{given.name} is in {folder}", file=sys.stderr)

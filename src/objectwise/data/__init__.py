@@ -20,6 +20,7 @@ DATASETS: dict[str, str] = {
     "tetrominoes_official": "objectwise.data.multi_object_datasets:TetrominoesOfficialConfig",
     "multi_dsprites_official": "objectwise.data.multi_object_datasets:MultiDSpritesOfficialConfig",
     "clevr_with_masks": "objectwise.data.multi_object_datasets:ClevrWithMasksConfig",
+    "omniglot": "objectwise.data.omniglot:OmniglotConfig",
     "objects_room": "objectwise.data.multi_object_datasets:ObjectsRoomConfig",
 }
 """Name -> configuration class; ``Config().build()`` gives the dataset."""

@@ -31,13 +31,13 @@ class RemoteFile:
     """A file to fetch.
 
     Attributes:
-        name: below each base URL and in the folder.
-        size: bytes.
+        name: below each base URL and in the folder; may hold sub-folders, ``materials/Rubber.blend``.
+        size: bytes, or None where only the checksum is known.
         md5: of the file as it is served.
     """
 
     name: str
-    size: int
+    size: int | None
     md5: str
 
 
@@ -61,6 +61,28 @@ DOWNLOADS: dict[str, Download] = {
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
+    ),
+    "omniglot": Download(
+        files=(
+            RemoteFile("images_background_small1.zip", 1_319_022, "e704a628b5459e08445c13499850abc4"),
+            RemoteFile("images_background_small2.zip", 1_580_917, "b75a71a51d3b13f821f212756fe481fd"),
+            RemoteFile("strokes_background_small1.zip", 3_056_274, "830eb54f8a9297820a4471fcc4f9d9bc"),
+            RemoteFile("images_background.zip", None, "68d2efa1b9178cc56df9314c21c6e718"),
+            RemoteFile("images_evaluation.zip", None, "6b91aef0f799c5bb55b94e3f2daec811"),
+        ),
+        base_urls=("https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",),
+    ),
+    "clevr-assets": Download(
+        files=(
+            RemoteFile("base_scene.blend", 512_864, "3c3b7eca6a1fa669aba34c88c041c131"),
+            RemoteFile("properties.json", 472, "53d47afa46fa157bfb267503d9fdd973"),
+            RemoteFile("materials/MyMetal.blend", 1_822_252, "44cd647309b68d999b67420ffa1a31e0"),
+            RemoteFile("materials/Rubber.blend", 1_847_100, "cbe3983495fdd6e6294396ee82fd221b"),
+            RemoteFile("shapes/SmoothCube_v2.blend", 750_148, "d053e917e4be917f35931603a9919808"),
+            RemoteFile("shapes/SmoothCylinder.blend", 3_434_292, "468cb167fb8580e6c04b87f14bb8a85e"),
+            RemoteFile("shapes/Sphere.blend", 1_753_684, "ff8fd4297143490f5693902bd69a44c8"),
+        ),
+        base_urls=("https://raw.githubusercontent.com/facebookresearch/clevr-dataset-gen/main/image_generation/data/",),
     ),
 }
 """Name -> what `objectwise fetch NAME` downloads."""
@@ -106,14 +128,16 @@ def fetch(
     bases = DOWNLOADS[name].base_urls if base_url is None else (_checked_url(base_url),)
     files = DOWNLOADS[name].files
     folder = folder or cache_folder() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create the folder {folder}: {error.strerror or error}") from None
-    total, done = sum(file.size for file in files), 0
+    for below in sorted({(folder / file.name).parent for file in files}):
+        try:
+            below.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create the folder {below}: {error.strerror or error}") from None
+    total, done = sum(file.size or 0 for file in files), 0
     for file in files:
         _fetch_file(file, folder, bases, _Patience(rounds, timeout, wait), _shifted(progress, done, total))
-        done += file.size
+        size = (folder / file.name).stat().st_size
+        done, total = done + size, total + (size if file.size is None else 0)
     return folder
 
 
@@ -131,7 +155,10 @@ def _checked_url(url: str) -> str:
 
 
 def _shifted(progress: Callable[[int, int], None] | None, done: int, total: int) -> Callable[[int], None]:
-    return (lambda here: progress(done + here, total)) if progress is not None else (lambda here: None)
+    """Progress inside one file as progress over all; a file of unknown size only ever adds to the total."""
+    return (
+        (lambda here: progress(done + here, max(total, done + here))) if progress is not None else (lambda here: None)
+    )
 
 
 def _fetch_file(
@@ -139,8 +166,8 @@ def _fetch_file(
 ) -> None:
     """Make ``folder / file.name`` complete: nothing if it is, else from the first place that gives the right bytes."""
     target, part = folder / file.name, folder / f"{file.name}.part"
-    if target.is_file() and target.stat().st_size == file.size and _md5(target) == file.md5:
-        report(file.size)
+    if target.is_file() and file.size in (None, target.stat().st_size) and _md5(target) == file.md5:
+        report(target.stat().st_size)
         return
     open_bases, problem = list(bases), f"{bases[0]} was not asked"
     for attempt in range(patience.rounds):
@@ -156,15 +183,15 @@ def _fetch_file(
                 problem = str(reason)
                 open_bases.remove(base)
             else:
-                report(file.size)
+                report(target.stat().st_size)
                 return
     raise UserError(f"{problem}; try again later, or put {file.name} into {folder} yourself")
 
 
-def _receive(url: str, part: Path, size: int, timeout: float, report: Callable[[int], None]) -> bool:
+def _receive(url: str, part: Path, size: int | None, timeout: float, report: Callable[[int], None]) -> bool:
     """Complete ``part`` from where it ends if the server can do that (returns True), else from the beginning (False)."""
     have = part.stat().st_size if part.is_file() else 0
-    if have >= size:
+    if size is not None and have >= size:
         return True
     headers = {"User-Agent": "objectwise", "Accept-Encoding": "identity"}
     if have:
@@ -175,11 +202,12 @@ def _receive(url: str, part: Path, size: int, timeout: float, report: Callable[[
             if answer.status == 206 and not resumed:
                 raise _UnreachableError("it sent another range than was asked for")
             start = have if resumed else 0
-            length = int(answer.headers.get("Content-Length") or size - start)
-            if length != size - start:
-                raise _RefusedError(f"{url} is {start + length} bytes long, not {size}; it is not the file wanted")
+            declared = answer.headers.get("Content-Length")
+            whole = start + int(declared) if declared else size
+            if size is not None and whole != size:
+                raise _RefusedError(f"{url} is {whole} bytes long, not {size}; it is not the file wanted")
             with _open_part(part, "ab" if resumed else "wb") as stream:
-                _copy(answer, stream, start, size, report)
+                _copy(answer, stream, start, whole, report)
             return resumed
     except urllib.error.HTTPError as error:
         error.close()
@@ -199,11 +227,13 @@ def _range_start(header: str | None) -> int | None:
     return int(match[1]) if match else None
 
 
-def _copy(answer: BinaryIO, stream: BinaryIO, done: int, size: int, report: Callable[[int], None]) -> None:
-    """Append the answer's bytes; more than ``size`` are never written."""
+def _copy(answer: BinaryIO, stream: BinaryIO, done: int, size: int | None, report: Callable[[int], None]) -> None:
+    """Append the answer's bytes; more than ``size`` are never written. None: all there are; the checksum decides."""
     report(done)
-    while done < size:
-        data = answer.read(min(CHUNK, size - done))
+    while size is None or done < size:
+        data = answer.read(CHUNK if size is None else min(CHUNK, size - done))
+        if not data and size is None:
+            return
         if not data:
             raise _UnreachableError(f"the connection broke after {done} of {size} bytes")
         try:

@@ -4,6 +4,7 @@ from objectwise.figures.boxes import boxes_figure
 from objectwise.figures.confusion import confusion_figure
 from objectwise.figures.curves import curves_figure
 from objectwise.figures.decomposition import decomposition_figure
+from objectwise.figures.parts import parts_figure
 from objectwise.figures.report import Section, Table, write_report
 from objectwise.figures.samples import samples_figure
 from objectwise.figures.seeds import seeds_figure
@@ -19,6 +20,7 @@ __all__ = [
     "decomposition_figure",
     "figure_png",
     "figure_rgb",
+    "parts_figure",
     "samples_figure",
     "seeds_figure",
     "steps_figure",

@@ -1,6 +1,7 @@
 """Pure functions of tensors: labels and predictions in, a typed result out."""
 
 from objectwise.metrics.counting import CountScores, collapse, count_scores, wilson_interval
+from objectwise.metrics.parts import PartScores, mean_best_overlap, part_labels, part_scores, random_partition
 from objectwise.metrics.reconstruction import foreground_mse, mse, psnr, sse
 from objectwise.metrics.segmentation import (
     adjusted_rand_index,
@@ -12,6 +13,7 @@ from objectwise.metrics.segmentation import (
 
 __all__ = [
     "CountScores",
+    "PartScores",
     "adjusted_rand_index",
     "collapse",
     "contingency",
@@ -20,8 +22,12 @@ __all__ = [
     "foreground_ari",
     "foreground_mse",
     "labels_from_masks",
+    "mean_best_overlap",
     "mse",
+    "part_labels",
+    "part_scores",
     "psnr",
+    "random_partition",
     "sse",
     "wilson_interval",
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RECIPES: dict[str, str] = {
     "air-digits": "objectwise.recipes.air:air_digits",
     "dair-digits": "objectwise.recipes.air:dair_digits",
+    "air-omniglot": "objectwise.recipes.air:air_omniglot",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
 }
