@@ -31,9 +31,9 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from objectwise.core import SPLITS, Batch, Config, UserError, seed_for
+from objectwise.core import SPLITS, Batch, Config, UserError, boxes_from_ids, seed_for
 from objectwise.data.cache import cache_folder
-from objectwise.data.labels import boxes_from_ids, checked_indices
+from objectwise.data.labels import checked_indices
 
 INK = 64
 """A pixel has ink, and so belongs to a stroke, from this value of 0..255 on: a quarter of its area."""
