@@ -21,6 +21,8 @@ RECIPES: dict[str, str] = {
     "dair-digits": "objectwise.recipes.air:dair_digits",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
+    "vae-digits": "objectwise.recipes.vae:vae_digits",
+    "vae": "objectwise.recipes.vae:vae",
 }
 """Name -> function. A recipe named after a model alone takes any data: ``--data NAME``."""
 
