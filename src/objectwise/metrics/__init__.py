@@ -1,6 +1,7 @@
 """Pure functions of tensors: labels and predictions in, a typed result out."""
 
 from objectwise.metrics.counting import CountScores, collapse, count_scores, wilson_interval
+from objectwise.metrics.probes import BUDGETS, ProbeResult, catches_up_at, codes_for_probe, probe, probe_images
 from objectwise.metrics.reconstruction import foreground_mse, mse, psnr, sse
 from objectwise.metrics.segmentation import (
     adjusted_rand_index,
@@ -11,8 +12,12 @@ from objectwise.metrics.segmentation import (
 )
 
 __all__ = [
+    "BUDGETS",
     "CountScores",
+    "ProbeResult",
     "adjusted_rand_index",
+    "catches_up_at",
+    "codes_for_probe",
     "collapse",
     "contingency",
     "count_scores",
@@ -21,6 +26,8 @@ __all__ = [
     "foreground_mse",
     "labels_from_masks",
     "mse",
+    "probe",
+    "probe_images",
     "psnr",
     "sse",
     "wilson_interval",
