@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from objectwise.core import UserError, check_model
+from objectwise.data.digits import DigitsConfig
+from objectwise.models import model_class
+from objectwise.models.vae import VAE, VAEConfig
+from objectwise.recipes import recipe
+from objectwise.training.config import TrainingConfig
+
+
+def small(shape: tuple[int, int, int] = (1, 12, 13)) -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig(image_shape=shape, latent_size=6, channels=4, hidden_size=16))
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 13), (3, 16, 16), (1, 50, 50)])
+def test_keeps_the_contract(shape: tuple[int, int, int]) -> None:
+    check_model(small(shape), torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_one_present_slot_owns_every_pixel() -> None:
+    found = small().decompose(torch.rand(2, 1, 12, 13))
+    assert found.slots.shape == (2, 1, 6)
+    assert found.background == ()
+    assert torch.equal(found.presence, torch.ones(2, 1))
+    assert torch.equal(found.masks, torch.ones(2, 1, 12, 13))
+    assert found.posterior is not None
+    assert torch.equal(found.slots, found.posterior.mean)
+
+
+def test_bound_by_the_book() -> None:
+    """-loss = log N(x; Dec(z), σ²) − KL, transcribed in float64."""
+    model = small().double()
+    images = torch.rand(3, 1, 12, 13, generator=torch.Generator().manual_seed(2)).double()
+    found = model(images, generator=torch.Generator().manual_seed(3))
+    assert found.posterior is not None
+    mean, std = (part.double() for part in found.posterior)
+    noise = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found.slots, mean + std * noise.unsqueeze(1))
+    x, y = images.numpy(), found.reconstruction.detach().numpy()
+    log_likelihood = -0.5 * (((x - y) / 0.3) ** 2 + math.log(2 * math.pi * 0.3**2)).sum(axis=(1, 2, 3))
+    kl = -torch.distributions.Normal(mean, std).entropy() + 0.5 * (mean**2 + std**2 + math.log(2 * math.pi))
+    expected = log_likelihood - kl.sum(dim=(1, 2)).detach().numpy()
+    np.testing.assert_allclose(-found.loss.detach().numpy(), expected, rtol=1e-5)
+
+
+def test_learns_to_copy_scenes() -> None:
+    data = DigitsConfig(source="bundled", counts=(2,)).build()
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(image_shape=data.image_shape, channels=8, hidden_size=64))
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for step in range(150):
+        images = data.batch("train", range(32 * step, 32 * step + 32)).images
+        loss = model(images, generator=torch.Generator().manual_seed(step)).loss.mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    held_out = data.batch("test", range(64)).images
+    error = (model.decompose(held_out).reconstruction - held_out).square().mean()
+    # The mean image is what a code that says nothing would give.
+    blind = (held_out.mean(dim=0) - held_out).square().mean()
+    assert error < 0.9 * blind
+    assert model(held_out).terms["kl"].mean() > 3.0
+
+
+def test_recipe_and_table() -> None:
+    assert model_class("vae") is VAE
+    experiment = recipe("vae-digits")
+    data = experiment.build_data()
+    resolved = experiment.resolved(data)
+    assert isinstance(resolved.build_model(), VAE)
+    assert resolved.model.image_shape == (1, 50, 50)
+    assert isinstance(recipe("vae", "sprites").training, TrainingConfig)
+
+
+def test_needs_a_shape() -> None:
+    with pytest.raises(UserError, match="image_shape"):
+        VAE(VAEConfig())
