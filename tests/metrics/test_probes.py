@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 from objectwise.core import Decomposition, Posterior, UserError
 from objectwise.data.digits import DigitsConfig, sum_and_order
-from objectwise.metrics import ProbeResult, catches_up_at, codes_for_probe, probe, probe_images, wilson_interval
+from objectwise.metrics import ProbeResult, catches_up_at, codes_for_probe, probe, probe_images
 
 HEADS = ("mlp2x256", "linear")
+QUICK: dict[str, Any] = {"max_epochs": 15, "patience": 4}
 
 
 def made_up(n: int = 600, classes: int = 3, noise: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,60 +33,66 @@ def spoilt(codes: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_perfect_codes_are_read_perfectly_whatever_their_scale(head: str) -> None:
-    result = probe(*TRAIN, *TEST, budgets=(100, 600), seeds=2, head=head)
+    result = probe(*TRAIN, *TEST, budgets=(150, 600), seeds=2, head=head, max_epochs=80, patience=4)
     assert result.accuracy.shape == (2, 2)
     assert result.predictions.shape == (2, 2, 1000)
-    assert result.accuracy[0].min() > 0.95
-    assert result.accuracy[1].min() > 0.99
+    assert result.accuracy[0].min() > 0.9
+    assert result.accuracy[1].min() > 0.98
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("what", ["codes", "labels"])
-def test_codes_or_labels_without_sense_give_chance(head: str, what: str) -> None:
+def test_random_codes_give_chance(head: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    codes, others = torch.randn(300, 5, generator=generator), torch.randn(1000, 5, generator=generator)
+    result = probe(codes, TRAIN[1][:300], others, TEST[1], budgets=(300,), seeds=2, head=head, **QUICK)
+    # Answers that do not depend on the truth: binomial around 1/3; three standard deviations.
+    assert np.abs(result.accuracy - 1 / 3).max() < 3 * np.sqrt(2 / 9 / 1000)
+
+
+def test_permuted_labels_give_chance() -> None:
     codes, labels = TRAIN
-    codes, labels = (spoilt(codes), labels) if what == "codes" else (codes, spoilt(labels))
-    result = probe(codes, labels, *TEST, budgets=(600,), seeds=2, head=head)
-    # The answers do not depend on the truth: binomial around 1/3, with room for unequal classes.
-    for accuracy in result.accuracy[0]:
-        low, high = wilson_interval(round(accuracy * 1000), 1000)
-        assert low - 0.03 < 1 / 3 < high + 0.03
+    shares = [
+        probe(codes, spoilt(labels, seed), *TEST, budgets=(300,), seeds=1, **QUICK).accuracy[0, 0] for seed in range(4)
+    ]
+    # Codes of three kinds: one fluke serves a third of the test set, hence the room.
+    assert 1 / 3 - 0.1 < np.mean(shares) < 1 / 3 + 0.1
 
 
 def test_chance_is_the_most_frequent_training_answer_scored_on_the_test_set() -> None:
     codes = torch.zeros(40, 2)
     labels = torch.tensor([2] * 25 + [0] * 15)
     truth = torch.tensor([0] * 28 + [2] * 12)
-    result = probe(codes, labels, codes, truth, budgets=(40,), seeds=1)
+    result = probe(codes, labels, codes, truth, budgets=(40,), seeds=1, **QUICK)
     assert result.chance == pytest.approx(12 / 40)
     assert result.accuracy[0, 0] == pytest.approx(12 / 40), "constant codes leave nothing but the most frequent answer"
 
 
-def test_sum_of_two_digits_needs_the_mlp() -> None:
+def test_what_needs_both_objects_needs_the_mlp() -> None:
     """Whether two bits differ cannot be told by a linear head; two hidden layers can."""
     bits = torch.randint(0, 2, (1200, 2), generator=torch.Generator().manual_seed(0))
     codes, labels = bits.float(), (bits[:, 0] != bits[:, 1]).long()
     split = codes[:600], labels[:600], codes[600:], labels[600:]
-    assert probe(*split, budgets=(600,), seeds=1).accuracy[0, 0] > 0.99
-    assert probe(*split, budgets=(600,), seeds=1, head="linear").accuracy[0, 0] < 0.8
+    assert probe(*split, budgets=(600,), seeds=1, **QUICK).accuracy[0, 0] > 0.99
+    assert probe(*split, budgets=(600,), seeds=1, head="linear", **QUICK).accuracy[0, 0] < 0.8
 
 
 def test_same_call_same_result_and_global_random_state_untouched() -> None:
     states = random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state()
-    first = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2)
+    first = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2, **QUICK)
     images = TRAIN[0][:60].view(-1, 1, 7, 1).expand(-1, 1, 7, 8).repeat(1, 1, 2, 1)
     probe_images(images, TRAIN[1][:60], images, TRAIN[1][:60], budgets=(60,), seeds=1, max_epochs=2)
     assert (random.getstate(), str(np.random.get_state(legacy=False))) == states[:2]
     assert torch.equal(torch.get_rng_state(), states[2])
     torch.manual_seed(123)
-    second = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2)
+    second = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2, **QUICK)
     np.testing.assert_array_equal(first.predictions, second.predictions)
 
 
 def test_a_seed_and_a_budget_do_not_depend_on_the_others() -> None:
-    whole = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2)
-    part = probe(*TRAIN, *TEST, budgets=(200,), seeds=1)
+    whole = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2, **QUICK)
+    part = probe(*TRAIN, *TEST, budgets=(200,), seeds=1, **QUICK)
     np.testing.assert_array_equal(whole.predictions[1, 0], part.predictions[0, 0])
-    noisy = probe(spoilt(TRAIN[0]), TRAIN[1], *TEST, budgets=(50,), seeds=2).predictions[0]
+    noisy = probe(spoilt(TRAIN[0]), TRAIN[1], *TEST, budgets=(50,), seeds=2, **QUICK).predictions[0]
     assert (noisy[0] != noisy[1]).any()
 
 
@@ -92,11 +100,11 @@ def test_nothing_of_the_test_set_reaches_the_heads() -> None:
     """Neither its labels nor, through standardisation, the other test codes."""
     codes, labels = TRAIN
     blurred = codes + 0.5 * codes.std(dim=0) * torch.randn(codes.shape, generator=torch.Generator().manual_seed(5))
-    reference = probe(blurred, labels, *TEST, budgets=(100,), seeds=2).predictions
-    permuted = probe(blurred, labels, TEST[0], spoilt(TEST[1]), budgets=(100,), seeds=2).predictions
+    reference = probe(blurred, labels, *TEST, budgets=(100,), seeds=2, **QUICK).predictions
+    permuted = probe(blurred, labels, TEST[0], spoilt(TEST[1]), budgets=(100,), seeds=2, **QUICK).predictions
     np.testing.assert_array_equal(reference, permuted)
     shifted = torch.cat([TEST[0][:100], TEST[0][100:] * 1e4])
-    beside_others = probe(blurred, labels, shifted, TEST[1], budgets=(100,), seeds=2).predictions
+    beside_others = probe(blurred, labels, shifted, TEST[1], budgets=(100,), seeds=2, **QUICK).predictions
     np.testing.assert_array_equal(reference[..., :100], beside_others[..., :100])
 
 
@@ -126,8 +134,9 @@ def test_network_on_pixels_learns_what_it_sees_and_nothing_else() -> None:
     result = probe_images(*split, budgets=(250,), seeds=2, max_epochs=10)
     assert result.accuracy.min() > 0.95
     assert result.policy["head"] == "conv3+dense2"
-    chance = probe_images(spoilt(images[:250]), *split[1:], budgets=(250,), seeds=1, max_epochs=4)
-    assert 0.3 < chance.accuracy[0, 0] < 0.7
+    noise = torch.rand(400, 1, 9, 10, generator=generator)
+    chance = probe_images(noise[:250], labels[:250], noise[250:], labels[250:], budgets=(250,), seeds=1, max_epochs=4)
+    assert abs(chance.accuracy[0, 0] - 0.5) < 3 * 0.5 / np.sqrt(150)
 
 
 def result(budgets: tuple[int, ...], *rows: tuple[float, ...]) -> ProbeResult:
