@@ -215,7 +215,9 @@ def sum_and_order(batch: Batch) -> SumAndOrder:
     """
     present = batch.object_present
     if present is None or not {"label", "x", "y"} <= batch.factors.keys():
-        raise UserError("sum_and_order needs scenes labelled with the class and the place of each digit (data 'digits')")
+        raise UserError(
+            "sum_and_order needs scenes labelled with the class and the place of each digit (data 'digits')"
+        )
     if not (present.sum(dim=1) == 2).all():
         raise UserError("sum_and_order needs scenes of exactly two digits; make them with --data.counts 2")
     label, x, y = (batch.factors[name][present].view(-1, 2) for name in ("label", "x", "y"))

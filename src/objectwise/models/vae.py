@@ -6,8 +6,8 @@ Symbols: B images of C×H×W pixels; z the code (D numbers); p(z) = N(0, I); p(x
 
     ELBO = E_q(z|x)[ log p(x | z) ] − KL(q(z | x) || p(z))
 
-Departures from the paper: convolutional networks (theirs have one hidden layer), and σ fixed as in AIR, so that the two see the same
-likelihood and their bounds can be compared.
+Departures from the paper: convolutional networks (theirs have one hidden layer), and σ fixed as in AIR, so that the two see the
+same likelihood and their bounds can be compared.
 
 In the contract's words it has a single slot that is always present and owns every pixel.
 """
