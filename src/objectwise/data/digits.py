@@ -193,6 +193,39 @@ class DigitScenes:
         return labelled(indices, images, instances, used, factors, self.factor_specs)
 
 
+class SumAndOrder(NamedTuple):
+    """Two questions about scenes of two digits.
+
+    Attributes:
+        sum: (B,) int64 sum of the digits, 0 to 18.
+        ascending: (B,) int64, 1 where the digits ascend from left to right; two equal digits count as ascending.
+    """
+
+    sum: Tensor
+    ascending: Tensor
+
+
+def sum_and_order(batch: Batch) -> SumAndOrder:
+    """The labels of AIR's downstream tasks, from scenes with exactly two digits (``counts=(2,)``).
+
+    The left digit is the one whose centre has the smaller x; of two exactly above each other, the upper one counts as left.
+
+    Raises:
+        UserError: for data without labels of digits, or scenes with another number of them.
+    """
+    present = batch.object_present
+    if present is None or not {"label", "x", "y"} <= batch.factors.keys():
+        raise UserError(
+            "sum_and_order needs scenes labelled with the class and the place of each digit (data 'digits')"
+        )
+    if not (present.sum(dim=1) == 2).all():
+        raise UserError("sum_and_order needs scenes of exactly two digits; make them with --data.counts 2")
+    label, x, y = (batch.factors[name][present].view(-1, 2) for name in ("label", "x", "y"))
+    swapped = (x[:, 1] < x[:, 0]) | ((x[:, 1] == x[:, 0]) & (y[:, 1] < y[:, 0]))
+    left, right = torch.where(swapped.unsqueeze(1), label.flip(1), label).unbind(dim=1)
+    return SumAndOrder(label.sum(dim=1), (left <= right).to(torch.int64))
+
+
 def hue_to_rgb(hue: Tensor) -> Tensor:
     """Fully saturated, fully bright colours: hue (...) in [0, 1) -> (..., 3) in [0, 1]."""
     sextant = hue.unsqueeze(-1) * 6.0

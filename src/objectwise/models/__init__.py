@@ -12,6 +12,7 @@ from objectwise.core import UserError, nearest
 
 MODELS: dict[str, str] = {
     "air": "objectwise.models.air:AIR",
+    "vae": "objectwise.models.vae:VAE",
 }
 """Name -> model class, which has its configuration class as ``Config``."""
 

@@ -22,6 +22,8 @@ RECIPES: dict[str, str] = {
     "air-omniglot": "objectwise.recipes.air:air_omniglot",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
+    "vae-digits": "objectwise.recipes.vae:vae_digits",
+    "vae": "objectwise.recipes.vae:vae",
 }
 """Name -> function. A recipe named after a model alone takes any data: ``--data NAME``."""
 
