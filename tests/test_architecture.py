@@ -177,9 +177,22 @@ def watched_import(folder: Path, source: Path, *modules: str) -> tuple[list[str]
     return [complaint for complaint in complaints.split("|") if complaint], "\n".join(printed) + done.stderr
 
 
+SCRIPTS = {"blender_worker.py"}
+"""Run by another interpreter (Blender's), never imported."""
+
+
+def test_scripts_are_never_imported() -> None:
+    stems = [name.removesuffix(".py") for name in SCRIPTS]
+    for path in PACKAGE.rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        imports = [line for line in lines if line.lstrip().startswith(("import ", "from "))]
+        assert not [line for line in imports for stem in stems if stem in line], path
+
+
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No seeding, no files, no device choice, no output; and the bare package loads nothing heavy."""
-    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in sorted(PACKAGE.rglob("*.py"))]
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name not in SCRIPTS]
+    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in files]
     modules = [".".join(path.parts).removesuffix(".__init__") for path in paths]
     assert "objectwise.models.air" in modules
     complaints, printed = watched_import(tmp_path, PACKAGE.parent, *modules)

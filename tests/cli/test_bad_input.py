@@ -25,7 +25,7 @@ from objectwise.training.fitting import finished_steps
     [
         ("trian dair-digits", "there is no command 'trian'; did you mean 'train'?"),
         ("train dair-digit", "there is no recipe 'dair-digit'; did you mean 'dair-digits'?"),
-        ("train", "train needs a recipe or --config FILE; there is air-digits, dair-digits, air, dair"),
+        ("train", "train needs a recipe (`objectwise recipes` lists them) or --config FILE"),
         ("train dair --data foldr", "there is no dataset 'foldr'; did you mean 'folder'?"),
         ("train dair --data", "--data needs a value"),
         ("show ari", "there is no recipe 'ari'; did you mean 'air'?"),

@@ -43,7 +43,7 @@ def data(arguments: list[str]) -> int:
     from objectwise.data import DATASETS
     from objectwise.recipes.experiment import data_config_class
 
-    words = list(arguments)
+    words = [f"--{word.removeprefix('--data.')}" if word.startswith("--data.") else word for word in arguments]
     if not words or words[0] in ("-h", "--help"):
         print(f"{DataArguments.__doc__}\ndatasets: {', '.join(DATASETS)}")
         return 0

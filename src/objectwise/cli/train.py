@@ -46,7 +46,7 @@ def experiment_from(arguments: list[str]) -> Experiment:
         if "--help" in words or "-h" in words:
             name = next(iter(RECIPES))
         else:
-            raise UserError(f"train needs a recipe or --config FILE; there is {', '.join(RECIPES)}")
+            raise UserError("train needs a recipe (`objectwise recipes` lists them) or --config FILE")
     base = _from_file(Path(config), name, data) if config is not None else recipe(str(name), data)
     program = f"objectwise train {name or '--config ' + str(config)}"
     return parse(type(base), words, program=program, description=_DESCRIPTION, default=base)
