@@ -120,7 +120,8 @@ def _factor_lines(batch: Batch) -> list[str]:
         spec = batch.factor_specs[name]
         rows = values if batch.object_present is None else values[batch.object_present]
         seen = f"{rows.min().item():.3g} to {rows.max().item():.3g}" if rows.numel() else "no object"
-        declared = ", ".join(spec.categories) if spec.categories else f"{spec.low} to {spec.high}"
+        bounds = "no declared range" if spec.low is None and spec.high is None else f"{spec.low:g} to {spec.high:g}"
+        declared = ", ".join(spec.categories) or bounds
         lines.append(f"{name:<14} {spec.unit:<10} {spec.kind:<12} {declared}; seen {seen}")
     return lines
 
