@@ -21,9 +21,9 @@ instead of sampled. With w_n = p_1 ... p_n (1 − p_{n+1}) and S_i = p_1 ... p_i
 
 where z_1..z_N come from the chain that never stops and ρ_i = p(n ≥ i) / p(n ≥ i−1). This is exact (z_{>n} integrates out), and
 all that is left random is reparameterised, so the paper's score-function estimator and its baselines are not needed; they and
-others are in :mod:`objectwise.models.air_estimators`, chosen by ``estimator``. Without a generator nothing is sampled and the loss
-is −ELBO at the chain's means, whatever the estimator; with one, ``terms["elbo"]`` is the sum above for the chain that was drawn,
-and ``terms["bound"]`` the estimator's own.
+others, chosen by ``estimator``, are in :mod:`objectwise.models.air_estimators`. Without a generator nothing is sampled and the
+loss is −ELBO at the chain's means, whatever the estimator. With one, ``terms["elbo"]`` is the sum above for the chain that was
+drawn, and ``terms["bound"]`` the estimator's own.
 
 Departures from the paper:
 
