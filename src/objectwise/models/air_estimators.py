@@ -187,4 +187,4 @@ def _logistic(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 def _with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
     """The value, whose gradient gains that of the surrogate."""
-    return value + surrogate - surrogate.detach()
+    return value + (surrogate - surrogate.detach())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -13,66 +12,60 @@ from objectwise.models.air import AIR
 
 
 class GradientSpread(NamedTuple):
-    """Moments of a gradient over draws of the noise.
+    """Moments of a gradient over draws of the noise; rows of ``variance["head.weight"]``: presence, pose means, pose spreads.
 
     Attributes:
-        mean: (P,) of the flattened gradient.
-        variance: (P,) unbiased, of a single draw.
+        mean: parameter name -> mean, in its shape.
+        variance: parameter name -> unbiased variance of a single draw, in its shape.
         draws: M.
     """
 
-    mean: Tensor
-    variance: Tensor
+    mean: dict[str, Tensor]
+    variance: dict[str, Tensor]
     draws: int
 
     @property
     def total_variance(self) -> float:
-        """Summed over parameters."""
-        return float(self.variance.sum())
+        """Summed over all parameters."""
+        return sum(float(each.sum()) for each in self.variance.values())
 
     @property
-    def standard_error(self) -> Tensor:
-        """(P,) of the mean."""
-        return (self.variance / self.draws).sqrt()
+    def presence_variance(self) -> float:
+        """Summed over the weights that p_i alone comes from, the part that estimators of the count differ in most."""
+        return sum(float(self.variance[name][0].sum()) for name in ("head.weight", "head.bias"))
 
 
 def gradient_spread(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    draws: int,
-    parameters: Iterable[nn.Parameter] | None = None,
-    step: int | None = None,
-    seed: int = 0,
+    model: nn.Module, images: Tensor, *, draws: int, step: int | None = None, seed: int = 0
 ) -> GradientSpread:
     """The gradient of ``loss.mean()`` over many draws of the noise, accumulated in float64 without storing them.
 
     Args:
-        model: left as it was; no gradient is put on its parameters.
+        model: left as it was; no gradient is put on its parameters. Those of baselines are left out.
         images: (B, C, H, W), the same for every draw.
         draws: M, at least 2.
-        parameters: with respect to which; None: all that have no auxiliary loss of their own, whose gradients the losses share.
         step: of training, for annealing.
-        seed: draw m uses noise that depends on (seed, m) only, so that estimators see the same posterior samples.
+        seed: draw m uses noise that depends on (seed, m) only, so that estimators of one chain see the same posterior samples.
 
     Raises:
         ValueError: for fewer than two draws.
     """
     if draws < 2:
         raise ValueError(f"a variance needs at least 2 draws, not {draws}")
-    chosen = list(_shared_parameters(model) if parameters is None else parameters)
-    mean = torch.zeros(sum(p.numel() for p in chosen), dtype=torch.float64)
-    squares = torch.zeros_like(mean)
+    apart = {id(p) for p in parameter_groups(model).get("baselines", [])}
+    chosen = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in apart}
+    mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in chosen.items()}
+    squares = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in chosen.items()}
     for index in range(draws):
         generator = ShardedGenerator(images.device)
         generator.manual_seed(seed_for(seed, index))
         loss = model(images, generator=generator, step=step).loss.mean()
-        parts = torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True)
-        gradient = torch.cat([part.flatten() for part in parts]).double().cpu()
-        offset = gradient - mean
-        mean += offset / (index + 1)
-        squares += offset * (gradient - mean)
-    return GradientSpread(mean, squares / (draws - 1), draws)
+        parts = torch.autograd.grad(loss, list(chosen.values()), allow_unused=True, materialize_grads=True)
+        for name, part in zip(chosen, parts, strict=True):
+            offset = part.double() - mean[name]
+            mean[name] += offset / (index + 1)
+            squares[name] += offset * (part.double() - mean[name])
+    return GradientSpread(mean, {name: part / (draws - 1) for name, part in squares.items()}, draws)
 
 
 def with_estimator(model: AIR, **changes: object) -> AIR:
@@ -113,8 +106,3 @@ def fit_baselines(model: AIR, images: Tensor, *, steps: int, learning_rate: floa
         losses.append(float(loss.detach()))
     optimizer.zero_grad(set_to_none=True)
     return losses
-
-
-def _shared_parameters(model: nn.Module) -> list[nn.Parameter]:
-    groups = parameter_groups(model)
-    return [p for name, members in groups.items() if name != "baselines" for p in members]
