@@ -64,7 +64,7 @@ def partly_trained(kind: str = "dair") -> AIR:
     model = model_of(kind=kind, num_steps=2, presence_bias=0.5)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     images, generator = squares(24), seeded(1)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         model(images, generator=generator).loss.mean().backward()
         optimizer.step()
@@ -226,6 +226,13 @@ def test_a_decision_is_not_charged_with_what_came_before() -> None:
     before, after = gradient(draw), gradient(dearer)
     torch.testing.assert_close(before[:, 1:], after[:, 1:])
     assert not torch.allclose(before[:, 0], after[:, 0])
+
+
+def test_a_decision_never_reached_has_no_gradient() -> None:
+    draw = made_up_draw(rows=50)
+    logits = torch.cat([torch.full((50, 1), -30.0), draw.logits[:, 1:]], dim=1).requires_grad_()
+    loss = air_estimators.score(draw._replace(logits=logits), seeded(7)).loss
+    assert torch.autograd.grad(loss.sum(), logits)[0][:, 1:].abs().max() == 0.0
 
 
 def test_vimco_gradient_is_that_of_its_bound() -> None:

@@ -263,6 +263,10 @@ class AIR(SceneModel):
         last = self.decoder[2]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, self.config.decoder_bias)
+        if self.config.background == "learned":  # a bright start leaves no room for objects, which are then switched off
+            ground = self.background_decoder[2]
+            assert isinstance(ground, nn.Linear)
+            nn.init.constant_(ground.bias, self.config.decoder_bias)
         if self.config.compose == "over":  # the faint part is the mask, not the colour
             nn.init.zeros_(last.bias[: -(self.config.glimpse_size**2)])
 
