@@ -40,7 +40,8 @@ Departures from the paper:
 * DAIR reads its glimpse from the difference image and passes gradients through the canvas; the paper's text leaves both open
   (``glimpse``, ``canvas_gradient``; detached, the gradient through the feedback is cut and biased);
 * the paper's canvas is black and its layers add up; ``background="learned"`` starts it at a picture from a small variational
-  auto-encoder, c_0, and ``compose="over"`` lets each layer cover what is below it by a mask that its decoder also gives;
+  auto-encoder, c_0, which is subtracted from what AIR's LSTM sees, and ``compose="over"`` lets each layer cover what is below
+  it by a mask that its decoder also gives;
 * Adam with a learning rate of 5e-4 for 1e-4: the lower variance allows it.
 """
 
@@ -263,7 +264,9 @@ class AIR(SceneModel):
         last = self.decoder[2]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, self.config.decoder_bias)
-        if self.config.background == "learned":  # a bright start leaves no room for objects, which are then switched off
+        if (
+            self.config.background == "learned"
+        ):  # a bright start leaves no room for objects, which are then switched off
             ground = self.background_decoder[2]
             assert isinstance(ground, nn.Linear)
             nn.init.constant_(ground.bias, self.config.decoder_bias)
@@ -330,10 +333,10 @@ class AIR(SceneModel):
         canvas = self.infer_background(images, generator).picture if background is None else background.picture
         previous = images.new_zeros(batch, self.slot_size)
         state = tuple(images.new_zeros(batch, self.config.hidden_size) for _ in range(2))
-        embedding = self.embed(images - canvas) if self.config.kind == "air" else None
+        embedding = self.embed(self._unexplained(images, canvas)) if self.config.kind == "air" else None
         chain = []
         for _ in range(self.config.num_steps):
-            difference = images - (canvas if self.config.canvas_gradient else canvas.detach())
+            difference = self._unexplained(images, canvas)
             if embedding is None:
                 hidden = self.hidden(self.embed(difference))
             else:
@@ -344,6 +347,10 @@ class AIR(SceneModel):
             canvas, previous = self._added(canvas, found.layer), found.slot
             chain.append(found)
         return chain
+
+    def _unexplained(self, images: Tensor, canvas: Tensor) -> Tensor:
+        """What the canvas leaves of the images, x − c_{i-1}."""
+        return images - (canvas if self.config.canvas_gradient else canvas.detach())
 
     def _glimpsed(self, images: Tensor, difference: Tensor) -> Tensor:
         """What the attention window is read from."""
