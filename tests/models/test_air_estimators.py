@@ -321,7 +321,7 @@ def test_exact_sum_has_far_less_variance(kind: str) -> None:
     exact, plain, nvil = (
         gradient_spread(each, images, draws=25) for each in (model, with_estimator(model, estimator="score"), reduced)
     )
-    assert plain.presence_variance > 100.0 * exact.presence_variance
+    assert plain.presence_variance > 30.0 * exact.presence_variance
     assert nvil.presence_variance > 5.0 * exact.presence_variance
     assert exact.total_variance < plain.total_variance
 
