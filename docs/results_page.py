@@ -1,8 +1,8 @@
 """Write ``docs/results.md`` from the result files in ``results/``; no number on that page is typed.
 
-python docs/results_page.py              # write the page
-python docs/results_page.py RUN ...      # first take over the results.json of these run folders
-python docs/results_page.py --bench FILE # first take over the JSON lines that `make bench` printed
+    python docs/results_page.py              # write the page
+    python docs/results_page.py RUN ...      # first take over the results.json of these run folders
+    python docs/results_page.py --bench FILE # first take over the JSON lines that `make bench` printed
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "results.md"
 
 PUBLISHED = {
-    (
-        "air-digits",
-        "mnist",
-    ): "98 % after 25,000 to 200,000 steps (public implementations; their READMEs), 10 to 80 % of runs failing",
+    ("air-digits", "mnist"): "98 % after 25,000 to 200,000 steps (public implementations; their READMEs), 10 to 80 % of runs failing",
 }
 """(recipe, digits) -> what others report, with its source."""
 
@@ -70,17 +67,7 @@ def page() -> str:
 
 def table(records: list[dict[str, Any]]) -> str:
     """One row per seed."""
-    head = (
-        "seed",
-        "steps",
-        "count accuracy",
-        "foreground ARI (images scored)",
-        "ELBO, nats",
-        "MSE",
-        "minutes",
-        "precision",
-        "hardware",
-    )
+    head = ("seed", "steps", "count accuracy", "foreground ARI (images scored)", "ELBO, nats", "MSE", "minutes", "precision", "hardware")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for record in sorted(records, key=lambda r: r["seed"]):
         ari = record["details"].get("foreground_ari", {}).get("n_scored", 0)
