@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,6 @@ def _train(
 def _fit_and_report(
     experiment: Experiment, dataset: Dataset, model: nn.Module, run: Path, *, resume_run: bool, progress: bool
 ) -> Path:
-    began = time.perf_counter()
     result = fit(
         model,
         dataset,
@@ -173,18 +171,17 @@ def _fit_and_report(
         picture=training_picture,
         progress=progress,
     )
-    minutes = (time.perf_counter() - began) / 60.0
     if result.signal_number is not None and result.step < experiment.training.max_steps:
         raise Stopped(run, result.step, result.signal_number)
     split = "test" if dataset.splits.get("test", 0) else "val"
     found = evaluate(model, dataset, split=split)
-    write_text(run / RESULTS, json.dumps(_results(experiment, found, result, minutes), indent=2) + "\n")
+    write_text(run / RESULTS, json.dumps(_results(experiment, found, result), indent=2) + "\n")
     command = f"objectwise train --config {run / CONFIG}"
     write_figures(model, dataset, run, experiment, found, command=command)
     return run
 
 
-def _results(experiment: Experiment, found: Evaluation, result: FitResult, minutes: float) -> dict[str, Any]:
+def _results(experiment: Experiment, found: Evaluation, result: FitResult) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "model": experiment.model_name,
@@ -192,7 +189,7 @@ def _results(experiment: Experiment, found: Evaluation, result: FitResult, minut
         "seed": experiment.seed,
         "steps": result.step,
         "batch_size": experiment.training.batch_size,
-        "training_minutes": round(minutes, 3),
+        "training_minutes": round(result.seconds / 60.0, 3),
         "hardware": hardware_class("cuda" if torch.cuda.is_available() else "cpu"),
         "precision": result.precision,
         "bad_steps": result.bad_steps,

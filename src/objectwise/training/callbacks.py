@@ -37,9 +37,11 @@ class Checkpoints(lightning.Callback):
     def __init__(self, run: Path, model_name: str, every: int) -> None:
         self.folder, self.weights, self.model_name, self.every = run / "checkpoints", run / "model", model_name, every
         self.saved_step: int | None = None
+        self.clock = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The state before the first step, so that a run can be resumed whenever it dies."""
+        self.clock = time.perf_counter()
         self.save(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
@@ -56,6 +58,8 @@ class Checkpoints(lightning.Callback):
         assert isinstance(module, TrainingModule)
         if self.saved_step == module.step:
             return
+        module.seconds += time.perf_counter() - self.clock
+        self.clock = time.perf_counter()
         path = self.folder / f"step-{module.step:09d}.ckpt"
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path)  # writes nothing here, but every rank has to take part

@@ -41,12 +41,14 @@ class FitResult:
         step: finished steps.
         signal_number: the signal that stopped it early, or None.
         bad_steps: steps that were skipped because something was not finite.
+        seconds: time spent in training, validation included, over every attempt.
         precision: the arithmetic that was used.
     """
 
     step: int
     signal_number: int | None
     bad_steps: int
+    seconds: float
     precision: str
 
 
@@ -125,8 +127,9 @@ def fit(
                 trainer.fit(module, loader, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         elif checkpoint:
             module.load_state_dict(checkpoint.content["state_dict"])
-    stored = torch.load(checkpoint_files(run)[-1], map_location="cpu", weights_only=True)["objectwise"]
-    return FitResult(stored["step"], interrupt.signal_number, stored["bad_steps"], precision)
+    stored = torch.load(checkpoint_files(run)[-1], map_location="cpu", weights_only=True)
+    counters = stored["objectwise"]
+    return FitResult(counters["step"], interrupt.signal_number, counters["bad_steps"], stored["seconds"], precision)
 
 
 def _check_sizes(dataset: Dataset, config: TrainingConfig) -> None:

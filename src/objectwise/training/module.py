@@ -40,6 +40,7 @@ class TrainingModule(lightning.LightningModule):
     Attributes:
         step: the number of finished steps.
         bad_steps: how many of them were skipped because something was not finite.
+        seconds: how long all of them took, validation included, over every attempt.
         last: numbers of the last finished step, for logging.
         last_finite: whether that step was done, not skipped.
     """
@@ -51,6 +52,7 @@ class TrainingModule(lightning.LightningModule):
         self.step = 0
         self.bad_steps = 0
         self.bad_in_a_row = 0
+        self.seconds = 0.0
         self.last: dict[str, Tensor] = {}
         self.last_finite = True
         self.groups = {name: list(parameters) for name, parameters in parameter_groups(model).items()}
@@ -161,9 +163,11 @@ class TrainingModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the step counters."""
         checkpoint["objectwise"] = {"step": self.step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
+        checkpoint["seconds"] = self.seconds  # apart: the one thing that an interruption may change
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the step counters; Lightning's own count of epochs would end a run that is to be lengthened."""
         checkpoint.pop("loops", None)
+        self.seconds = checkpoint["seconds"]
         for name, value in checkpoint["objectwise"].items():
             setattr(self, name, value)
