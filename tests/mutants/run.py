@@ -31,9 +31,8 @@ def survives(mutant: dict[str, str]) -> bool:
         target = copy / mutant["file"]
         text = target.read_text()
         if text.count(mutant["find"]) != 1:
-            raise SystemExit(
-                f"{mutant['file']}: {mutant['find']!r} occurs {text.count(mutant['find'])} times, not once"
-            )
+            print(f"STALE    {mutant['file']}: {mutant['find']!r} occurs {text.count(mutant['find'])} times, not once")
+            return True
         target.write_text(text.replace(mutant["find"], mutant["replace"]))
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "", mutant["test"]]
         environment = {

@@ -12,6 +12,8 @@ Geometry: pixel i covers [i, i+1) and has its centre at i + 0.5; the image spans
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -136,5 +138,25 @@ def _image_to_window(scale: Tensor, shift: Tensor, size: int, length: int) -> Te
 
 def _weights(positions: Tensor, length: int) -> Tensor:
     """(B, P, length) bilinear weights of source pixel centres for each position; zero beyond the source."""
-    centres = torch.arange(length, device=positions.device) + 0.5
-    return (1.0 - (positions.unsqueeze(2) - centres).abs()).clamp_min(0.0)
+    weights: Tensor = _Tent.apply(positions, length)
+    return weights
+
+
+class _Tent(torch.autograd.Function):
+    """max(0, 1 − |position − centre|) in one buffer; autograd's own form takes twice the time and four buffers."""
+
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, length: int) -> Tensor:
+        """See :func:`_weights`."""
+        centres = torch.arange(length, device=positions.device, dtype=positions.dtype) + 0.5
+        offsets = positions.unsqueeze(2) - centres
+        weights = offsets.abs().neg_().add_(1.0).clamp_min_(0.0)
+        ctx.save_for_backward(offsets, weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The slope is −sign(position − centre) where the weight is positive, else zero."""
+        offsets, weights = ctx.saved_tensors
+        slopes = offsets.sign().mul_(weights > 0)
+        return slopes.mul_(gradients[0]).sum(dim=2).neg_(), None
