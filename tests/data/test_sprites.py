@@ -100,6 +100,13 @@ def test_a_scene_depends_on_its_index_alone(seed: int, indices: list[int], backg
     assert same(whole.select(torch.tensor([-1])), dataset.batch("train", indices[-1:]))
 
 
+def test_redrawn_scenes_depend_on_their_index_alone() -> None:
+    dataset = SpritesConfig(counts=(2,)).build()  # about a quarter of the first placements overlap
+    whole = dataset.batch("train", range(100, 164))
+    for row in range(64):
+        assert same(whole.select(torch.tensor([row])), dataset.batch("train", [100 + row]))
+
+
 def test_size_of_the_split_changes_nothing() -> None:
     small, large = (SpritesConfig(train_size=size).build().batch("train", [5]) for size in (10, 10_000))
     assert same(small, large)
