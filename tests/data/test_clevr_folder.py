@@ -75,7 +75,7 @@ def test_the_filter_counts_foreground_objects_up_to_the_number(root: Path) -> No
     dataset = ClevrFolderConfig(root=root, max_objects=3, val_share=0).build()
     assert dataset.kept == {"train": (20, 40), "val": (0, 0), "test": (3, 6)}
     assert dataset.splits == {"train": 20, "test": 3}
-    assert dataset.report() == "train 20 of 40, val 0 of 0, test 3 of 6"
+    assert dataset.describe() == "train 20 of 40, val 0 of 0, test 3 of 6"
     assert dataset.max_objects == 3
     assert sorted(set(dataset.batch("train", range(20)).counts.tolist())) == [2, 3]
 

@@ -103,6 +103,8 @@ def _show(name: str, dataset: Dataset, given: DataArguments) -> int:
     batch = dataset.batch(given.split, np.arange(min(size, max(24, given.count))))
     with atomic_path(folder / f"{name}-sheet.png") as temporary:
         temporary.write_bytes(figure_png(samples_figure(batch)))
+    if hasattr(dataset, "describe"):
+        print(dataset.describe())
     print(f"{name}: {size} samples of {tuple(dataset.image_shape)} in split {given.split}")
     if batch.counts is not None:
         numbers, times = np.unique(batch.counts.numpy(), return_counts=True)

@@ -11,8 +11,12 @@ from pathlib import Path
 from objectwise.cli.parsing import parse
 from objectwise.core import UserError
 
-_SETS = {"clevr": "clevr_with_masks"}
-"""What people call a set -> what the reader calls it."""
+_SETS = {
+    "clevr": "clevr_with_masks",
+    "multi_dsprites_official": "multi_dsprites",
+    "tetrominoes_official": "tetrominoes",
+}
+"""What people call a set, or the name of the dataset that reads it -> what the decoder calls it."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ Train a recipe: objectwise train RECIPE [--data NAME] [--config FILE] [overrides
 def train(arguments: list[str]) -> int:
     """Train a recipe or a configuration file, with overrides."""
     experiment = experiment_from(arguments)
-    return finish(lambda: train_experiment(experiment))
+    return finish(lambda: train_experiment(experiment, told=lambda text: print(text, file=sys.stderr)))
 
 
 def experiment_from(arguments: list[str]) -> Experiment:

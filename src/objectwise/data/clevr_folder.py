@@ -93,7 +93,7 @@ class ClevrFolder:
             if passing:
                 self._members[split] = passing
         if "train" not in self._members:
-            raise UserError(f"{root} keeps no training scene: {self.report()}; raise max_objects or lower the shares")
+            raise UserError(f"{root} keeps no training scene: {self.describe()}; raise max_objects or lower the shares")
         self.splits: Mapping[str, int] = {split: len(scenes) for split, scenes in self._members.items()}
         counts = (len(source.objects[row]) for scenes in self._members.values() for source, row in scenes)
         self.max_objects: int | None = max(counts)
@@ -106,7 +106,7 @@ class ClevrFolder:
             "rotation": FactorSpec("radians", low=0.0, high=2 * np.pi),
         }
 
-    def report(self) -> str:
+    def describe(self) -> str:
         """What the filter kept, e.g. ``train 800 of 1602, val 90 of 178``."""
         return ", ".join(f"{split} {kept} of {total}" for split, (kept, total) in self.kept.items())
 

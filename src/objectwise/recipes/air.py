@@ -23,7 +23,10 @@ def dair_digits() -> Experiment:
         "air",
         "digits",
         model={"kind": "dair", "presence_bias": 1.0},
-        training={"max_steps": 5_000, "schedule": "cosine"},  # at a constant rate its count accuracy wavers by a percent
+        training={
+            "max_steps": 5_000,
+            "schedule": "cosine",
+        },  # at a constant rate its count accuracy wavers by a percent
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import objectwise
-from objectwise.core import Batch, Config, Dataset, Decomposition, UserError, seed_for
+from objectwise.core import Config, Dataset, UserError, seed_for
 from objectwise.core.files import write_text
 from objectwise.models.loading import load_model
 from objectwise.recipes.experiment import Experiment, load_experiment, save_experiment
@@ -45,12 +44,13 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
         self.run, self.step, self.signal_number = run, step, signal_number
 
 
-def train(experiment: Experiment, *, progress: bool = True) -> Path:
+def train(experiment: Experiment, *, progress: bool = True, told: Callable[[str], None] | None = None) -> Path:
     """Train from scratch, evaluate on the test split, and write figures and a report.
 
     Args:
         experiment: what to do.
         progress: show a progress bar on stderr.
+        told: called with what the data say of themselves before training, e.g. how many images a filter kept.
 
     Returns:
         the run folder.
@@ -60,6 +60,8 @@ def train(experiment: Experiment, *, progress: bool = True) -> Path:
         Stopped: on Ctrl-C or SIGTERM, after saving.
     """
     dataset = experiment.build_data()
+    if told is not None and hasattr(dataset, "describe"):
+        told(dataset.describe())
     experiment = experiment.resolved(dataset)
     model = initial_model(experiment)
     run = _new_run_folder(experiment)
@@ -235,18 +237,10 @@ def load(where: str | Path, *, model_class: type[nn.Module] | None = None, **cha
     return load_model(folder / "model" if (folder / "model").is_dir() else folder, own_class=model_class, **changes)
 
 
-def announce(text: str) -> None:
-    """Print a line for people, on stderr."""
-    print(text, file=sys.stderr)
-
-
 __all__ = [
     "CONFIG",
     "RESULTS",
-    "Batch",
-    "Decomposition",
     "Stopped",
-    "announce",
     "evaluation_record",
     "load",
     "resume",
