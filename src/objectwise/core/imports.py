@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from objectwise.core.errors import UserError
+from objectwise.core.errors import UserError, nearest
+
+
+def from_table(what: str, name: str, table: Mapping[str, str]) -> Any:
+    """Import what a table names, and nothing else of the table.
+
+    Args:
+        what: what the table holds, for the error message, e.g. ``"model"``.
+        name: a name in the table.
+        table: name -> ``package.module:attribute``.
+
+    Raises:
+        UserError: for an unknown name, with the nearest right one.
+    """
+    if name not in table:
+        raise UserError(f"there is no {what} '{name}'{nearest(name, table)}")
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def is_import_path(name: str) -> bool:

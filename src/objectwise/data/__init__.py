@@ -5,8 +5,9 @@ Adding one: its file, its test, and a line here.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from objectwise.core.imports import from_table
 
 DATASETS: dict[str, str] = {
     "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
@@ -32,9 +33,4 @@ def config_class(name: str) -> Any:
     Raises:
         UserError: for an unknown name, with the nearest right one.
     """
-    from objectwise.core import UserError, nearest
-
-    if name not in DATASETS:
-        raise UserError(f"there is no dataset '{name}'{nearest(name, DATASETS)}")
-    module, attribute = DATASETS[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return from_table("dataset", name, DATASETS)

@@ -5,10 +5,9 @@ Adding one: its file, its test, and its line here.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from objectwise.core import UserError, nearest
+from objectwise.core.imports import from_table
 
 MODELS: dict[str, str] = {
     "air": "objectwise.models.air:AIR",
@@ -23,7 +22,4 @@ def model_class(name: str) -> Any:
     Raises:
         UserError: for an unknown name, with the nearest right one.
     """
-    if name not in MODELS:
-        raise UserError(f"there is no model '{name}'{nearest(name, MODELS)}")
-    module, attribute = MODELS[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return from_table("model", name, MODELS)

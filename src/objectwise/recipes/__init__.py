@@ -6,12 +6,11 @@ is what ``objectwise recipes`` shows.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from objectwise.core import UserError, nearest
-from objectwise.core.imports import is_import_path
+from objectwise.core import UserError
+from objectwise.core.imports import from_table, is_import_path
 
 if TYPE_CHECKING:
     from objectwise.recipes.experiment import Experiment
@@ -34,10 +33,8 @@ def recipe_function(name: str) -> Callable[[], Experiment]:
     Raises:
         UserError: for an unknown name, with the nearest right one.
     """
-    if name not in RECIPES:
-        raise UserError(f"there is no recipe '{name}'{nearest(name, RECIPES)}")
-    module, attribute = RECIPES[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    function: Callable[[], Experiment] = from_table("recipe", name, RECIPES)
+    return function
 
 
 def recipe(name: str, data_name: str | None = None) -> Experiment:
