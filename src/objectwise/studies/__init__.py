@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 STUDIES: dict[str, str] = {
     "air-counting": "objectwise.studies.air_counting:AirCounting",
+    "air-estimators": "objectwise.studies.air_estimators:AirEstimators",
     "air-generalization": "objectwise.studies.air_generalization:AirGeneralization",
+    "air-representation": "objectwise.studies.air_representation:AirRepresentation",
+    "air-omniglot": "objectwise.studies.air_omniglot:AirOmniglot",
+    "air-robustness": "objectwise.studies.air_robustness:AirRobustness",
 }
 """Name -> study."""
 
