@@ -72,7 +72,13 @@ def _bars(
         medians = [float(np.median(rows[e][name])) for e in places]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.barh(
-            list(places.values()), [m - low for m in medians], thick * 0.9, left=low, color=colour, alpha=0.75, label=name
+            list(places.values()),
+            [m - low for m in medians],
+            thick * 0.9,
+            left=low,
+            color=colour,
+            alpha=0.75,
+            label=name,
         )
         dots = [(value, place) for e, place in places.items() for value in rows[e][name]]
         axes.plot([v for v, _ in dots], [p for _, p in dots], "o", color=style.INK, markersize=2.6, linestyle="none")

@@ -54,7 +54,7 @@ def air_omniglot() -> Experiment:
 def air_sprites() -> Experiment:
     """AIR on scenes of 0 to 2 grey sprites, 50×50, in front of a learned background: plain, noise or grid.
 
-    The collapsed bound, because the marginal one stays at "always N" here (``docs/notes/0005-air-backgrounds-and-estimators.md``).
+    The collapsed bound: the exact sum stays at "always N" here (``docs/notes/0005-air-backgrounds-and-estimators.md``).
     """
     return _sprites("air-sprites", {"kind": "air", "presence_bias": -1.0, "estimator": "collapsed"})
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from objectwise import figures
@@ -46,7 +45,9 @@ class AirEstimators:
 
     def trials(self, settings: Settings) -> list[Trial]:
         """Seed by seed, both models with every estimator, and a short marginal run whose weights the variance is measured at."""
-        seeds, steps, partly = {"smoke": (1, 20, 10), "quick": (3, 5_000, 500), "full": (5, 20_000, 500)}[settings.scale]
+        seeds, steps, partly = {"smoke": (1, 20, 10), "quick": (3, 5_000, 500), "full": (5, 20_000, 500)}[
+            settings.scale
+        ]
         trials = []
         for seed in range(seeds):
             for kind in KINDS:
@@ -183,7 +184,13 @@ def _steps_table(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, Mapp
                 ratios[model]["text"] if name == "score+nvil" else "",
             ]
         )
-    header = ["", *[f"steps to {100 * t:g} %" for t in THRESHOLDS], "test accuracy", "ms/step", "to 95 %, over marginal"]
+    header = [
+        "",
+        *[f"steps to {100 * t:g} %" for t in THRESHOLDS],
+        "test accuracy",
+        "ms/step",
+        "to 95 %, over marginal",
+    ]
     return Table(header, rows)
 
 
@@ -211,7 +218,9 @@ def _variance_ratios(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[
     return {name: float(np.median(np.array(row[_PRESENCE]) / own)) for name, row in rows.items()}
 
 
-def _variance_section(spreads: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], settings: Settings) -> Section:
+def _variance_section(
+    spreads: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], settings: Settings
+) -> Section:
     rows = []
     for model, found in spreads.items():
         for name, row in found.items():
@@ -221,10 +230,11 @@ def _variance_section(spreads: Mapping[str, Mapping[str, Mapping[str, Sequence[f
                 shown += [float(np.median(row[weights])), f"{np.median(row[weights]) / own:.3g}"]
             rows.append([f"{model} {name}", *shown])
     text = (
-        "Variance of the gradient of a batch's mean loss over draws of the noise, at the weights of a short marginal run, the same "
-        "images and weights for all estimators (baselines were fitted first, on other images). Over all weights the noise of where "
-        "and what, which all estimators share, dominates; the estimators of the count differ in the weights that presence alone "
-        "comes from. VIMCO's bound is another one (five samples) and concrete's is relaxed: their variances belong to other means."
+        "Variance of the gradient of a batch's mean loss over draws of the noise, at the weights of a short marginal run, with the "
+        "same images and weights for all estimators (baselines were fitted first, on other images). Over all weights the noise of "
+        "where and what, which all estimators share, dominates; the estimators of the count differ in the weights that presence "
+        "alone comes from.\n\nThe collapsed bound, VIMCO's (five samples) and concrete's (relaxed) are other objectives than the "
+        "ELBO: their variances belong to other means."
     )
     caption = "summed over the weights; bars reach to the median over seeds, dots are seeds"
     header = ["", "all weights", "over marginal", "presence weights", "over marginal"]
