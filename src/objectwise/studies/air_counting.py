@@ -80,9 +80,9 @@ class AirCounting:
     def _development(self, trials: Sequence[Trial], runs: dict[str, Path]) -> Section:
         """Reconstruction error and number of steps used against training."""
         text = (
-            "Mean number of steps used (the most probable count) on validation scenes. The scenes have one digit on average, so "
-            "that 1.0 is right; read it beside the reconstruction error (mse) above. The paper reports that its models first learn "
-            "to reconstruct with all steps, and then to use fewer."
+            "Mean number of steps used (the most probable count) on validation scenes. The scenes have one digit "
+            "on average, so that 1.0 is right; read it beside the reconstruction error (mse) above. The paper "
+            "reports that its models first learn to reconstruct with all steps, and then to use fewer."
         )
         counted = [t for t in trials if len(validation_curve(runs[t.key], "mean_count")[0])]
         return Section(

@@ -230,11 +230,12 @@ def _variance_section(
                 shown += [float(np.median(row[weights])), f"{np.median(row[weights]) / own:.3g}"]
             rows.append([f"{model} {name}", *shown])
     text = (
-        "Variance of the gradient of a batch's mean loss over draws of the noise, at the weights of a short marginal run, with the "
-        "same images and weights for all estimators (baselines were fitted first, on other images). Over all weights the noise of "
-        "where and what, which all estimators share, dominates; the estimators of the count differ in the weights that presence "
-        "alone comes from.\n\nThe collapsed bound, VIMCO's (five samples) and concrete's (relaxed) are other objectives than the "
-        "ELBO: their variances belong to other means."
+        "Variance of the gradient of a batch's mean loss over draws of the noise, at the weights of a short "
+        "marginal run, with the same images and weights for all estimators (baselines were fitted first, on other "
+        "images). Over all weights the noise of where and what, which all estimators share, dominates; the "
+        "estimators of the count differ in the weights that presence alone comes from.\n\nThe collapsed bound, "
+        "VIMCO's (five samples) and concrete's (relaxed) are other objectives than the ELBO: their variances "
+        "belong to other means."
     )
     caption = "summed over the weights; bars reach to the median over seeds, dots are seeds"
     header = ["", "all weights", "over marginal", "presence weights", "over marginal"]

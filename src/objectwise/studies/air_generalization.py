@@ -74,8 +74,8 @@ class AirGeneralization:
             f"{group}: " + ", ".join(f"{100 * r['new']:.1f} %" for r in part) for group, part in groups.items()
         )
         explained = (
-            "N = 4 steps, so that a spare step has to be left unused. Reported numbers were read off the paper's bar chart "
-            "by others."
+            "N = 4 steps, so that a spare step has to be left unused. Reported numbers were read off the paper's "
+            "bar chart by others."
         )
         sections = [Section("Every seed", text=explained, table=table)]
         sections += [self._confusion(group, records) for group in groups]

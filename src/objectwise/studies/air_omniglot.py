@@ -67,11 +67,12 @@ class AirOmniglot:
         clear = sum(lift["mean"] > 2 * lift["standard_error"] for lift in lifts)
         verdict = f"{clear} of {len(lifts)} seeds are above chance by more than twice the standard error."
         explained = (
-            "Drawings by people whose drawings were not in training, of at least two strokes. Only pixels with ink count; each goes "
-            "to the step that explains it best. Every character is also divided at random into as many parts as were found: into "
-            "regions around random ink pixels, and pixel by pixel. Any division into connected pieces agrees with strokes to a "
-            "degree, so only the lift over random regions is evidence of strokes. ± is the standard error over characters.\n\n"
-            "The paper shows pictures and no number."
+            "Drawings by people whose drawings were not in training, of at least two strokes. Only pixels with "
+            "ink count; each goes to the step that explains it best. Every character is also divided at random "
+            "into as many parts as were found: into regions around random ink pixels, and pixel by pixel. Any "
+            "division into connected pieces agrees with strokes to a degree, so only the lift over random regions "
+            "is evidence of strokes. ± is the standard error over characters.\n\nThe paper shows pictures and no "
+            "number."
         )
         sections.insert(0, Section("Every seed", text=explained, table=_table(records)))
         drawings = trials[0].experiment.data.model_dump(mode="json", include={"part", "held_out"})

@@ -31,7 +31,7 @@ REPORTED = "about 95 %, with far fewer labels than a convolutional network on pi
 
 
 class _Scale(NamedTuple):
-    """Trainings, their steps, label budgets, draws of labelled subsets, test scenes, and the most epochs of heads and networks."""
+    """Trainings, their steps, label budgets, labelled subsets, test scenes, and the most epochs of heads and networks."""
 
     trainings: int
     steps: int
@@ -141,10 +141,10 @@ class AirRepresentation:
         text = "; ".join(self._told_of(task, found, overtaken[task]) for task, found in results.items())
         drawn = (
             "Scenes of exactly two digits. Labels are of scenes made of training digits, the test scenes "
-            f"({scale.test:,}) of test digits. Bands reach from the worst to the best of {scale.draws} draws of the labelled scenes, "
-            f"for codes times {scale.trainings} training(s) of the model, which saw scenes of 0 to 2 digits and no labels. Codes: two "
-            "slots and the count (the VAE: its one code); heads: two hidden layers of 256 units; pixels: three convolutions and two "
-            "dense layers."
+            f"({scale.test:,}) of test digits. Bands reach from the worst to the best of {scale.draws} draws of "
+            f"the labelled scenes, for codes times {scale.trainings} training(s) of the model, which saw scenes of "
+            "0 to 2 digits and no labels. Codes: two slots and the count (the VAE: its one code); heads: two "
+            "hidden layers of 256 units; pixels: three convolutions and two dense layers."
         )
         shown = figures.label_efficiency_figure({TASKS[task]: found for task, found in results.items()})
         sections = [
@@ -192,8 +192,9 @@ class AirRepresentation:
         """A sentence on one task: the best codes at the largest budget beside the pixels."""
         best = max(MODELS, key=lambda name: float(found[name].mean[-1]))
         return (
-            f"{TASKS[task].capitalize()}, {found[best].budgets[-1]:,} labels: {best}'s codes {100 * found[best].mean[-1]:.1f} %, "
-            f"pixels {100 * found[PIXELS].mean[-1]:.1f} % ({_overtaking(overtaken[best])})"
+            f"{TASKS[task].capitalize()}, {found[best].budgets[-1]:,} labels: {best}'s codes "
+            f"{100 * found[best].mean[-1]:.1f} %, pixels {100 * found[PIXELS].mean[-1]:.1f} % "
+            f"({_overtaking(overtaken[best])})"
         )
 
 

@@ -122,8 +122,8 @@ class AirRobustness:
         figure.axes[0].axvspan(*trained, color=figures.style.MUTED, alpha=0.15, linewidth=0)
         caption = f"digits were {trained[0]} to {trained[1]} pixels in training (shaded)"
         text = (
-            f"Count accuracy in percent on {limit:,} test scenes whose digits all have one size. In training every size from "
-            f"{trained[0]} to {trained[1]} pixels was equally likely."
+            f"Count accuracy in percent on {limit:,} test scenes whose digits all have one size. In training every "
+            f"size from {trained[0]} to {trained[1]} pixels was equally likely."
         )
         return Section(
             "Size of the digits",
@@ -150,10 +150,11 @@ class AirRobustness:
                 )
         header = ["background", "", "with background model", "without", "AIR, reported", "SuPAIR, reported"]
         text = (
-            "Grey sprites, 0 to 2 per scene; test accuracy, median and range over seeds. The model of the background is a small "
-            "variational auto-encoder whose picture the canvas starts from. AIR is trained with the collapsed bound (with the exact "
-            'sum it stayed at "always 3" on sprites), DAIR with the exact sum. AIR is reported at 0 % on noise and grid (SuPAIR; '
-            "Stelzner, Peharz, Kersting 2019), in training budgets of minutes."
+            "Grey sprites, 0 to 2 per scene; test accuracy, median and range over seeds. The model of the "
+            "background is a small variational auto-encoder whose picture the canvas starts from. AIR is trained "
+            'with the collapsed bound (with the exact sum it stayed at "always 3" on sprites), DAIR with the '
+            "exact sum. AIR is reported at 0 % on noise and grid (SuPAIR; Stelzner, Peharz, Kersting 2019), in "
+            "training budgets of minutes."
         )
         shown = []
         for background in BACKGROUNDS:
