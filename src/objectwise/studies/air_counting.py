@@ -47,7 +47,7 @@ class AirCounting:
         every = min(250, steps // 2)
         experiment = base.replaced(
             seed=seed,
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root),
+            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, **settings.scenes),
             training=base.training.replaced(
                 max_steps=steps, validate_every=every, validation_images=1_000, threads=1, checkpoint_every=1_000
             ),

@@ -62,7 +62,7 @@ class AirEstimators:
         experiment = base.replaced(
             seed=seed,
             model=base.model.replaced(**changes),
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root),
+            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, **settings.scenes),
             training=base.training.replaced(
                 max_steps=steps,
                 validate_every=min(100, steps // 2),

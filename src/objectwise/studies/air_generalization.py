@@ -45,7 +45,9 @@ class AirGeneralization:
         experiment = base.replaced(
             seed=seed,
             model=base.model.replaced(num_steps=4),
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, counts=PROTOCOLS[protocol][0]),
+            data=base.data.replaced(
+                seed=seed, digits_root=settings.digits_root, **settings.scenes, counts=PROTOCOLS[protocol][0]
+            ),
             training=base.training.replaced(
                 max_steps=steps, validate_every=min(500, steps // 2), threads=1, checkpoint_every=1_000
             ),

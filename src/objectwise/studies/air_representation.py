@@ -76,7 +76,7 @@ class AirRepresentation:
         base = recipe(MODELS[name])
         experiment = base.replaced(
             seed=seed,
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root),
+            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, **settings.scenes),
             training=base.training.replaced(
                 max_steps=steps, validate_every=min(1_000, steps // 2), threads=1, checkpoint_every=1_000
             ),

@@ -39,7 +39,7 @@ class AirRobustness:
         for seed in range(seeds):
             trials += [self._digits(kind, seed, steps, settings) for kind in KINDS]
             trials += [
-                self._sprites(kind, background, modelled, seed, steps)
+                self._sprites(kind, background, modelled, seed, steps, settings)
                 for background in BACKGROUNDS
                 for kind in KINDS
                 for modelled in (True, False)
@@ -50,17 +50,17 @@ class AirRobustness:
         base = recipe(f"{kind}-digits")
         experiment = base.replaced(
             seed=seed,
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root),
+            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, **settings.scenes),
             training=base.training.replaced(**_training(steps)),
         )
         return Trial(f"digits-{kind}-seed{seed}", experiment, f"{kind.upper()} digits")
 
-    def _sprites(self, kind: str, background: str, modelled: bool, seed: int, steps: int) -> Trial:
+    def _sprites(self, kind: str, background: str, modelled: bool, seed: int, steps: int, settings: Settings) -> Trial:
         base = recipe(f"{kind}-sprites")
         experiment = base.replaced(
             seed=seed,
             model=base.model if modelled else base.model.replaced(background="none"),
-            data=base.data.replaced(seed=seed, background=background),
+            data=base.data.replaced(seed=seed, background=background, **settings.scenes),
             training=base.training.replaced(**_training(steps)),
         )
         return Trial(
