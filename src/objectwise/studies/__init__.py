@@ -25,8 +25,8 @@ STUDIES: dict[str, str] = {
 """Name -> study."""
 
 
-def study(name: str) -> Study:
-    """A study of the table.
+def named_study(name: str) -> Study:
+    """A study of the table (``study`` is the module of the protocol).
 
     Raises:
         UserError: for an unknown name, with the nearest right one.
