@@ -43,7 +43,7 @@ class _Scale(NamedTuple):
 
 
 _SCALES = {
-    "smoke": _Scale(1, 20, (20, 40), 2, 64, 2, 2),
+    "smoke": _Scale(1, 20, (20, 40), 2, 64, 1, 1),
     "quick": _Scale(3, 5_000, BUDGETS[:-1], 5, 2_000, 100, 60),
     "full": _Scale(5, 50_000, BUDGETS, 5, 2_000, 100, 60),
 }

@@ -176,7 +176,7 @@ def _training(steps: int) -> dict[str, int]:
 
 
 def _group(kind: str, background: str, modelled: bool) -> str:
-    return f"{kind.upper()}, {background}, {'background model' if modelled else 'none'}"
+    return f"{kind.upper()}, {background}, {'background model' if modelled else 'no background model'}"
 
 
 def _sprite_record(trial: Trial, run: Path) -> dict[str, Any]:
