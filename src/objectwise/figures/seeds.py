@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from objectwise.figures import style
 
@@ -31,6 +32,7 @@ def seeds_figure(
             axes.plot(curves[0][0], middle, color=colour, linewidth=2.0, label=f"{group} ({len(curves)})")
         else:
             axes.plot([], [], color=colour, linewidth=2.0, label=f"{group} ({len(curves)})")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel(steps, size=9, color=style.MUTED)
     axes.set_ylabel(quantity, size=9, color=style.MUTED)
     axes.tick_params(colors=style.MUTED, labelsize=8)
