@@ -37,7 +37,7 @@ class ReproduceArguments:
 
 def reproduce(arguments: list[str]) -> int:
     """Run a study."""
-    from objectwise.studies import STUDIES, study
+    from objectwise.studies import STUDIES, named_study
     from objectwise.studies.running import reproduce as reproduce_study
     from objectwise.studies.study import Settings
 
@@ -53,7 +53,7 @@ def reproduce(arguments: list[str]) -> int:
         omniglot_root=Path(given.omniglot_root) if given.omniglot_root else None,
     )
     out = Path(given.out) if given.out else Path("runs") / f"{given.study}-{given.scale}"
-    report = reproduce_study(study(given.study), settings, out, jobs=given.jobs)
+    report = reproduce_study(named_study(given.study), settings, out, jobs=given.jobs)
     print(f"report: {report}", file=sys.stderr)
     print(out)
     return 0

@@ -4,6 +4,7 @@ from objectwise.figures.boxes import boxes_figure
 from objectwise.figures.confusion import confusion_figure
 from objectwise.figures.curves import curves_figure
 from objectwise.figures.decomposition import decomposition_figure
+from objectwise.figures.gradient_variance import gradient_variance_figure
 from objectwise.figures.label_efficiency import label_efficiency_figure
 from objectwise.figures.parts import parts_figure
 from objectwise.figures.report import Section, Table, write_report
@@ -21,6 +22,7 @@ __all__ = [
     "decomposition_figure",
     "figure_png",
     "figure_rgb",
+    "gradient_variance_figure",
     "label_efficiency_figure",
     "parts_figure",
     "samples_figure",

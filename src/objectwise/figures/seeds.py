@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from objectwise.figures import style
 
@@ -20,8 +21,8 @@ def seeds_figure(
         quantity: label of the vertical axis.
         steps: label of the horizontal axis.
     """
-    figure = Figure(figsize=(6.4, 3.4), facecolor=style.PAPER)
-    axes = figure.add_axes((0.1, 0.15, 0.72, 0.8), facecolor=style.PAPER)
+    figure = Figure(figsize=(7.4, 3.4), facecolor=style.PAPER, layout="constrained")
+    axes = figure.add_subplot(facecolor=style.PAPER)
     for number, (group, curves) in enumerate(series.items()):
         colour = style.step_colour(number)
         for x, y in curves:
@@ -31,11 +32,12 @@ def seeds_figure(
             axes.plot(curves[0][0], middle, color=colour, linewidth=2.0, label=f"{group} ({len(curves)})")
         else:
             axes.plot([], [], color=colour, linewidth=2.0, label=f"{group} ({len(curves)})")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel(steps, size=9, color=style.MUTED)
     axes.set_ylabel(quantity, size=9, color=style.MUTED)
     axes.tick_params(colors=style.MUTED, labelsize=8)
     axes.grid(color=style.RULE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(style.RULE)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0), labelcolor=style.INK)
-    return figure
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper", labelcolor=style.INK)
+    return style.settled(figure)

@@ -19,6 +19,8 @@ RECIPES: dict[str, str] = {
     "air-digits": "objectwise.recipes.air:air_digits",
     "dair-digits": "objectwise.recipes.air:dair_digits",
     "air-omniglot": "objectwise.recipes.air:air_omniglot",
+    "air-sprites": "objectwise.recipes.air:air_sprites",
+    "dair-sprites": "objectwise.recipes.air:dair_sprites",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
     "vae-digits": "objectwise.recipes.vae:vae_digits",

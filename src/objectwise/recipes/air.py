@@ -54,6 +54,30 @@ def air_omniglot() -> Experiment:
     )
 
 
+def air_sprites() -> Experiment:
+    """AIR on scenes of 0 to 2 grey sprites, 50×50, in front of a learned background: plain, noise or grid.
+
+    The collapsed bound: the exact sum stays at "always N" here (``docs/notes/0005-air-backgrounds-and-estimators.md``).
+    """
+    return _sprites("air-sprites", {"kind": "air", "presence_bias": -1.0, "estimator": "collapsed"})
+
+
+def dair_sprites() -> Experiment:
+    """Difference AIR on scenes of 0 to 2 grey sprites, 50×50, in front of a learned background: plain, noise or grid."""
+    return _sprites("dair-sprites", {"kind": "dair", "presence_bias": 1.0})
+
+
+def _sprites(name: str, model: dict[str, object]) -> Experiment:
+    return Experiment.of(
+        name,
+        "air",
+        "sprites",
+        model={**model, "background": "learned"},
+        data={"color": "grey"},
+        training={"max_steps": 5_000},
+    )
+
+
 def air() -> Experiment:
     """AIR with the settings of air-digits, for any data."""
     return air_digits().replaced(name="air")

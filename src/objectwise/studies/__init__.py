@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 STUDIES: dict[str, str] = {
     "air-counting": "objectwise.studies.air_counting:AirCounting",
+    "air-estimators": "objectwise.studies.air_estimators:AirEstimators",
     "air-generalization": "objectwise.studies.air_generalization:AirGeneralization",
+    "air-representation": "objectwise.studies.air_representation:AirRepresentation",
+    "air-omniglot": "objectwise.studies.air_omniglot:AirOmniglot",
+    "air-robustness": "objectwise.studies.air_robustness:AirRobustness",
 }
 """Name -> study."""
 
 
-def study(name: str) -> Study:
-    """A study of the table.
+def named_study(name: str) -> Study:
+    """A study of the table (``study`` is the module of the protocol).
 
     Raises:
         UserError: for an unknown name, with the nearest right one.

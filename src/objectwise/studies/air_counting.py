@@ -47,7 +47,7 @@ class AirCounting:
         every = min(250, steps // 2)
         experiment = base.replaced(
             seed=seed,
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root),
+            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, **settings.scenes),
             training=base.training.replaced(
                 max_steps=steps, validate_every=every, validation_images=1_000, threads=1, checkpoint_every=1_000
             ),
@@ -69,12 +69,25 @@ class AirCounting:
                     "those of the first validation (every 250 steps, 1,000 scenes of validation digits) at the accuracy.",
                     table=seed_table(records, THRESHOLDS)),
             Section("Over training", figures=[self._curves(trials, runs, name) for name in ("count_accuracy", "mse", "elbo")]),
+            self._development(trials, runs),
             *[self._confusion(group, records) for group in summary],
             Section("Reported elsewhere", text="Other digits, sizes and accuracies (often on the training set): read as "
                     "orders of magnitude. The paper gives no number, only a figure.", table=REPORTED),
         ]  # fmt: skip
         results = {"digits": source, "summary": summary, "trials": records}
         return Account(results, sections, summary=f"Digits: {source}. {text}.")
+
+    def _development(self, trials: Sequence[Trial], runs: dict[str, Path]) -> Section:
+        """Reconstruction error and number of steps used against training."""
+        text = (
+            "Mean number of steps used (the most probable count) on validation scenes. The scenes have one digit "
+            "on average, so that 1.0 is right; read it beside the reconstruction error (mse) above. The paper "
+            "reports that its models first learn to reconstruct with all steps, and then to use fewer."
+        )
+        counted = [t for t in trials if len(validation_curve(runs[t.key], "mean_count")[0])]
+        return Section(
+            "How it develops", text=text, figures=[self._curves(counted, runs, "mean_count")] if counted else ()
+        )
 
     def _curves(self, trials: Sequence[Trial], runs: dict[str, Path], name: str) -> tuple[Figure, str]:
         series: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}

@@ -45,7 +45,9 @@ class AirGeneralization:
         experiment = base.replaced(
             seed=seed,
             model=base.model.replaced(num_steps=4),
-            data=base.data.replaced(seed=seed, digits_root=settings.digits_root, counts=PROTOCOLS[protocol][0]),
+            data=base.data.replaced(
+                seed=seed, digits_root=settings.digits_root, **settings.scenes, counts=PROTOCOLS[protocol][0]
+            ),
             training=base.training.replaced(
                 max_steps=steps, validate_every=min(500, steps // 2), threads=1, checkpoint_every=1_000
             ),
@@ -74,8 +76,8 @@ class AirGeneralization:
             f"{group}: " + ", ".join(f"{100 * r['new']:.1f} %" for r in part) for group, part in groups.items()
         )
         explained = (
-            "N = 4 steps, so that a spare step has to be left unused. Reported numbers were read off the paper's bar chart "
-            "by others."
+            "N = 4 steps, so that a spare step has to be left unused. Reported numbers were read off the paper's "
+            "bar chart by others."
         )
         sections = [Section("Every seed", text=explained, table=table)]
         sections += [self._confusion(group, records) for group in groups]

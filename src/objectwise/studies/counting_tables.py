@@ -26,6 +26,12 @@ def validation_curve(run: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row["step"] for row in rows]), np.array([row[name] for row in rows])
 
 
+def ms_per_step(run: Path) -> float:
+    """Median milliseconds of a training step, validation and start not counted; NaN where nothing was logged."""
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row["split"] == "train" and "seconds_per_step" in row]
+    return 1_000.0 * float(np.median([row["seconds_per_step"] for row in rows])) if rows else float("nan")
+
+
 def seed_records(
     trials: Sequence[Trial], runs: Mapping[str, Path], thresholds: Sequence[float]
 ) -> list[dict[str, Any]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +46,17 @@ def reproduce(study: Study, settings: Settings, out: Path, *, jobs: int, progres
         the report's path.
 
     Raises:
-        UserError: if the folder is another study's, or a trial fails.
+        UserError: if the folder is another study's or holds trials of other settings, or a trial fails.
     """
     trials = study.trials(settings)
     _claim(study, settings, out)
+    _same_settings(trials, out)
     runs = {trial.key: out / "trials" / trial.key for trial in trials}
     began = time.perf_counter()
-    _run_all(trials, runs, out, jobs, progress)
+    with _stopping():
+        _run_all(trials, runs, out, jobs, progress)
+    if progress:
+        Console(stderr=True).print(f"all {len(trials)} trials are trained; computing tables and figures")
     account = study.account(settings, runs, trials)
     results = {
         "study": study.name,
@@ -94,6 +101,32 @@ def _claim(study: Study, settings: Settings, out: Path) -> None:
     write_text(mark, json.dumps(own) + "\n")
 
 
+def _same_settings(trials: Sequence[Trial], out: Path) -> None:
+    """Refuse to put trials of an earlier call beside ones of other settings, such as other digits."""
+    for trial in trials:
+        config = out / "trials" / f"{trial.key}.yaml"
+        wanted = trial.experiment.model_dump(mode="json")
+        if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")) != wanted:
+            raise UserError(f"{config} has other settings than the trial has now (other data?); choose another --out")
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C does, so that the trials are stopped too; they are in sessions of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @dataclass
 class _Job:
     trial: Trial
@@ -129,13 +162,11 @@ def _run_all(trials: Sequence[Trial], runs: dict[str, Path], out: Path, jobs: in
             if progress and time.perf_counter() - printed > 30.0 and running:
                 printed = time.perf_counter()
                 done = sum(job.step for job in everything) - before
-                left = (printed - began) / done * (total - before - done) if done else float("nan")
+                left = f"{(printed - began) / done * (total - before - done) / 60:.0f} min left" if done else "starting"
                 states = ", ".join(
                     f"{job.trial.key} {job.step}/{job.trial.experiment.training.max_steps}" for job in running
                 )
-                console.print(
-                    f"{states}; {len(waiting)} waiting; {left / 60:.0f} min left", highlight=False, soft_wrap=True
-                )
+                console.print(f"{states}; {len(waiting)} waiting; {left}", highlight=False, soft_wrap=True)
     finally:
         for job in running:
             if job.process is not None and job.process.poll() is None:

@@ -28,6 +28,11 @@ class Settings:
     digits_root: Path | None = None
     omniglot_root: Path | None = None
 
+    @property
+    def scenes(self) -> dict[str, int]:
+        """Settings of generated data at this scale: a smoke run does not wait for 2,000 scenes to be scored."""
+        return {"eval_size": 256} if self.scale == "smoke" else {}
+
 
 @dataclass(frozen=True)
 class Trial:

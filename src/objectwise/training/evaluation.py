@@ -64,7 +64,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on the first ``limit`` samples of a split.
 
-    Loss and terms always; count accuracy where the data have counts; foreground ARI where they have masks.
+    Loss and terms always; the mean number of objects found where the model counts; count accuracy where the data have counts;
+    foreground ARI where they have masks.
 
     Args:
         model: keeps the contract.
@@ -88,6 +89,8 @@ def evaluate(
     found_counts: list[np.ndarray] = []
     for batch, out in decompositions(model, dataset, split, np.arange(size), batch_size):
         rows = {"loss": out.loss, **out.terms}
+        if out.count_probs is not None:
+            rows["mean_count"] = out.counts()
         rows["mse"] = torch.from_numpy(mse(batch.images, out.reconstruction).per_image)
         if batch.instances is not None:
             scored = foreground_ari(batch.instances, out.masks, background_ids=batch.background_ids)
