@@ -6,10 +6,9 @@ Adding one: a module with a :class:`objectwise.studies.study.Study`, and its lin
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
-from objectwise.core import UserError, nearest
+from objectwise.core.imports import from_table
 
 if TYPE_CHECKING:
     from objectwise.studies.study import Study
@@ -31,8 +30,5 @@ def named_study(name: str) -> Study:
     Raises:
         UserError: for an unknown name, with the nearest right one.
     """
-    if name not in STUDIES:
-        raise UserError(f"there is no study '{name}'{nearest(name, STUDIES)}")
-    module, attribute = STUDIES[name].split(":")
-    made: Study = getattr(importlib.import_module(module), attribute)()
+    made: Study = from_table("study", name, STUDIES)()
     return made
