@@ -86,7 +86,7 @@ class ResumeArguments:
     run: Annotated[str, tyro.conf.Positional]
     """Run folder."""
     max_steps: int | None = None
-    """Train up to this many steps in all instead of the run's own number."""
+    """Train up to this many steps in all instead of the run's own number; a cosine schedule is stretched to it from here on."""
 
 
 def resume(arguments: list[str]) -> int:
