@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
 def group_of(record: dict[str, Any]) -> str:
     """Results of one group differ in the seed alone."""
     source = record["settings"]["data"].get("source")
-    return "-".join(filter(None, [record["name"], source, str(record["steps"])]))
+    estimator = record["settings"]["model"].get("estimator", "marginal" if record["model"] == "air" else None)
+    return "-".join(filter(None, [record["name"], source, str(record["steps"]), estimator]))
 
 
 def page() -> str:

@@ -32,8 +32,8 @@ Departures from the paper:
   LSTM, and there is no moving average or variance normalisation of the signal, which would be state;
 * ``concrete`` relaxes presence where layers are added and costs counted; the chain itself runs on at full presence, and the
   count's KL is the Bernoullis';
-* the count prior is fixed at a small k (1e-5); the paper anneals it over 100,000 steps (``count_prior_start``), which the exact
-  sum makes unnecessary (with k = 0.01 and blurred digits AIR stays at "always N");
+* the count prior is fixed at a small k; the paper anneals it over 100,000 steps (``count_prior_start``). The exact sum removes
+  the variance, not the landscape: AIR can stay at "always N" or at "at most one", DAIR hardly (``docs/notes/0002``);
 * scale and shift are s = scale_mean·exp(u), t = shift_scale·v with standard-normal-like u, v, so that scales stay positive
   without division; the paper does not give its parametrisation;
 * all networks' sizes: the paper gives few; ours are those of public re-implementations where known;
@@ -96,7 +96,7 @@ class AIRConfig(Config):
     what_hidden: int = Field(200, ge=1)
     """Hidden width of the glimpse encoder and decoder."""
     count_prior: float = Field(1e-5, gt=0.0, lt=1.0)
-    """k in p(n) ∝ k^n: small values make each further object expensive and keep AIR from "always N"."""
+    """k in p(n) ∝ k^n: small values make each further object expensive."""
     count_prior_start: float | None = Field(None, gt=0.0, lt=1.0)
     """k at step 0, from which it falls or rises exponentially to count_prior; None: constant."""
     count_prior_steps: int = Field(100_000, ge=1)
