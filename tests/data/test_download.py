@@ -206,6 +206,8 @@ def test_damaged_part_is_fetched_anew(server: Server, tmp_path: Path) -> None:
 def test_oversized_part_is_fetched_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.gz.part").write_bytes(b"x" * 999_999)
     fetched(tmp_path)
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT["a.gz"]
+    assert not (tmp_path / "a.gz.part").exists()
 
 
 def test_wrong_bytes(server: Server, tmp_path: Path) -> None:

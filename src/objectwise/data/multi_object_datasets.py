@@ -7,6 +7,7 @@ construction. ``max_objects`` counts objects, not the background: CLEVR6 is ``ma
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,9 +50,9 @@ class OfficialConfig(Config):
     verify: bool = False
     """Verify every byte of the arrays, and of the official file if it is there, on opening."""
 
+    @abstractmethod
     def set_name(self) -> str:
         """The official set."""
-        raise NotImplementedError
 
     def build(self) -> OfficialDataset:
         """The dataset."""

@@ -106,21 +106,7 @@ def fit(
         callbacks.append(Progress(records, config.max_steps, shown))
     callbacks.append(Checkpoints(run, model_name, config.checkpoint_every))
     with quiet():
-        trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=config.devices,
-            strategy=_strategy(config, accelerator),
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
-            max_epochs=1,
-            logger=False,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            default_root_dir=run,
-        )
+        trainer = _trainer(config, accelerator, precision, callbacks, run)
         loader = DataLoader(feed, batch_size=None)
         if start < config.max_steps:
             with _plain_errors(), interrupt.listening():
@@ -130,6 +116,27 @@ def fit(
     stored = torch.load(checkpoint_files(run)[-1], map_location="cpu", weights_only=True)
     counters = stored["objectwise"]
     return FitResult(counters["step"], interrupt.signal_number, counters["bad_steps"], stored["seconds"], precision)
+
+
+def _trainer(
+    config: TrainingConfig, accelerator: str, precision: str, callbacks: list[lightning.Callback], run: Path
+) -> lightning.Trainer:
+    """Lightning's loop with everything switched off that our callbacks do."""
+    return lightning.Trainer(
+        accelerator=accelerator,
+        devices=config.devices,
+        strategy=_strategy(config, accelerator),
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_epochs=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=run,
+    )
 
 
 def _check_sizes(dataset: Dataset, config: TrainingConfig) -> None:
