@@ -33,6 +33,8 @@ class ReproduceArguments:
     """Folder with the MNIST files; the download cache, or else the bundled digits, if not given."""
     omniglot_root: str | None = None
     """Folder with the Omniglot zips; the download cache if not given."""
+    seeds: int | None = None
+    """Seeds of every training; as many as the scale asks for if not given. A later call with more seeds goes on from there."""
 
 
 def reproduce(arguments: list[str]) -> int:
@@ -47,10 +49,13 @@ def reproduce(arguments: list[str]) -> int:
     given = parse(ReproduceArguments, arguments, program="objectwise reproduce", description=description)
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: there must be at least one")
+    if given.seeds is not None and given.seeds < 1:
+        raise UserError(f"--seeds {given.seeds}: there must be at least one")
     settings = Settings(
         scale=given.scale,
         digits_root=Path(given.digits_root) if given.digits_root else None,
         omniglot_root=Path(given.omniglot_root) if given.omniglot_root else None,
+        seeds=given.seeds,
     )
     out = Path(given.out) if given.out else Path("runs") / f"{given.study}-{given.scale}"
     report = reproduce_study(named_study(given.study), settings, out, jobs=given.jobs)

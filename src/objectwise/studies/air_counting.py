@@ -36,11 +36,9 @@ class AirCounting:
 
     def trials(self, settings: Settings) -> list[Trial]:
         """AIR and DAIR, seed by seed."""
-        seeds = {"smoke": 1, "quick": 3, "full": 10}[settings.scale]
-        steps = {"smoke": {"air": 40, "dair": 40}, "quick": {"air": 5_000, "dair": 5_000}}.get(
-            settings.scale, {"air": 5_000, "dair": 10_000}
-        )
-        return [self._trial(kind, seed, steps[kind], settings) for seed in range(seeds) for kind in ("air", "dair")]
+        seeds = settings.seeds_or({"smoke": 1, "quick": 3, "full": 10}[settings.scale])
+        steps = {"smoke": 40, "quick": 5_000, "full": 10_000}[settings.scale]
+        return [self._trial(kind, seed, steps, settings) for seed in seeds for kind in ("air", "dair")]
 
     def _trial(self, kind: str, seed: int, steps: int, settings: Settings) -> Trial:
         base = recipe(f"{kind}-digits")

@@ -49,7 +49,7 @@ class AirEstimators:
             settings.scale
         ]
         trials = []
-        for seed in range(seeds):
+        for seed in settings.seeds_or(seeds):
             for kind in KINDS:
                 trials += [self._trial(kind, name, seed, steps, settings) for name in ESTIMATORS]
                 trials.append(self._trial(kind, PARTLY, seed, partly, settings))

@@ -35,7 +35,7 @@ class AirGeneralization:
         seeds, steps = {"smoke": (1, 40), "quick": (3, 4_000), "full": (5, 10_000)}[settings.scale]
         return [
             self._trial(kind, protocol, seed, steps, settings)
-            for seed in range(seeds)
+            for seed in settings.seeds_or(seeds)
             for protocol in PROTOCOLS
             for kind in ("dair", "air")
         ]

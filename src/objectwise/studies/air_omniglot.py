@@ -31,7 +31,7 @@ class AirOmniglot:
     def trials(self, settings: Settings) -> list[Trial]:
         """The recipe, seed by seed."""
         seeds, steps = {"smoke": (1, 20), "quick": (3, 10_000), "full": (5, 50_000)}[settings.scale]
-        return [self._trial(seed, steps, settings) for seed in range(seeds)]
+        return [self._trial(seed, steps, settings) for seed in settings.seeds_or(seeds)]
 
     def _trial(self, seed: int, steps: int, settings: Settings) -> Trial:
         base = recipe("air-omniglot")

@@ -70,7 +70,9 @@ class AirRepresentation:
     def trials(self, settings: Settings) -> list[Trial]:
         """AIR, DAIR and a plain VAE on scenes of 0 to 2 digits, seed by seed."""
         scale = _SCALES[settings.scale]
-        return [self._trial(n, seed, scale.steps, settings) for seed in range(scale.trainings) for n in MODELS]
+        return [
+            self._trial(n, seed, scale.steps, settings) for seed in settings.seeds_or(scale.trainings) for n in MODELS
+        ]
 
     def _trial(self, name: str, seed: int, steps: int, settings: Settings) -> Trial:
         base = recipe(MODELS[name])
@@ -142,7 +144,7 @@ class AirRepresentation:
         drawn = (
             "Scenes of exactly two digits. Labels are of scenes made of training digits, the test scenes "
             f"({scale.test:,}) of test digits. Bands reach from the worst to the best of {scale.draws} draws of "
-            f"the labelled scenes, for codes times {scale.trainings} training(s) of the model, which saw scenes of "
+            f"the labelled scenes, for codes times {len(trials) // len(MODELS)} training(s) of the model, which saw scenes of "
             "0 to 2 digits and no labels. Codes: two slots and the count (the VAE: its one code); heads: two "
             "hidden layers of 256 units; pixels: three convolutions and two dense layers."
         )

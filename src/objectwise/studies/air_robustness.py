@@ -36,7 +36,7 @@ class AirRobustness:
         """Both models on digits, and on every background with and without a model of it, seed by seed."""
         seeds, steps = {"smoke": (1, 20), "quick": (3, 5_000), "full": (5, 20_000)}[settings.scale]
         trials = []
-        for seed in range(seeds):
+        for seed in settings.seeds_or(seeds):
             trials += [self._digits(kind, seed, steps, settings) for kind in KINDS]
             trials += [
                 self._sprites(kind, background, modelled, seed, steps, settings)

@@ -22,11 +22,17 @@ class Settings:
             hours on two cores; full: the published budget.
         digits_root: folder with the MNIST files; None: the download cache, or the bundled digits if there are none.
         omniglot_root: folder with the Omniglot zips; None: the download cache.
+        seeds: seeds of every training; None: as many as the scale asks for.
     """
 
     scale: Scale
     digits_root: Path | None = None
     omniglot_root: Path | None = None
+    seeds: int | None = None
+
+    def seeds_or(self, usual: int) -> range:
+        """The seeds to train: 0, 1, ... as many as the user or else the scale asks for."""
+        return range(self.seeds or usual)
 
     @property
     def scenes(self) -> dict[str, int]:
