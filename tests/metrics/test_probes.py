@@ -10,8 +10,9 @@ import torch
 from objectwise.core import Decomposition, Posterior, UserError
 from objectwise.data.digits import DigitsConfig, sum_and_order
 from objectwise.metrics import ProbeResult, catches_up_at, codes_for_probe, probe, probe_images
+from objectwise.metrics.probes import _SharedHead
 
-HEADS = ("mlp2x256", "linear")
+HEADS = ("mlp2x256", "shared2x256", "linear")
 QUICK: dict[str, Any] = {"max_epochs": 15, "patience": 4}
 
 
@@ -76,6 +77,34 @@ def test_what_needs_both_objects_needs_the_mlp() -> None:
     assert probe(*split, budgets=(600,), seeds=1, head="linear", **QUICK).accuracy[0, 0] < 0.8
 
 
+def test_shared_head_reads_every_slot_alike() -> None:
+    """Exchanging the slots is the same as exchanging what the conclusion makes of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = _SharedHead(width=9, objects=2, classes=3, hidden=16, dropout=0.0)
+    codes = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    first, second, rest = codes.split([4, 4, 1], dim=1)
+    before, changed = head(codes), head(torch.cat([second, first, rest], dim=1))
+    assert not torch.allclose(before, changed)
+    weights = head.conclude[0].weight.data
+    a, b, others = weights.clone().split([head.SUMMARY, head.SUMMARY, 1], dim=1)
+    weights.copy_(torch.cat([b, a, others], dim=1))
+    torch.testing.assert_close(head(torch.cat([second, first, rest], dim=1)), before)
+
+
+def test_rate_falls_before_training_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    adam = torch.optim.Adam
+
+    def recorded(*arguments: Any, **options: Any) -> torch.optim.Adam:
+        rates.append(options["lr"])
+        return adam(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", recorded)
+    probe(*TRAIN, *TEST, budgets=(300,), seeds=1, max_epochs=60, patience=2, learning_rate=1e-2)
+    assert rates == [1e-2, 1e-3]
+
+
 def test_same_call_same_result_and_global_random_state_untouched() -> None:
     states = random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state()
     first = probe(*TRAIN, *TEST, budgets=(50, 200), seeds=2, **QUICK)
@@ -127,6 +156,7 @@ def test_network_on_pixels_learns_what_it_sees_and_nothing_else() -> None:
     split = images[:250], labels[:250], images[250:], labels[250:]
     result = probe_images(*split, budgets=(250,), seeds=2, max_epochs=10)
     assert result.accuracy.min() > 0.95
+    assert probe_images(*split, budgets=(250,), seeds=1, max_epochs=10, bf16=True).accuracy.min() > 0.95
     assert result.policy["head"] == "conv3+dense2"
     noise = torch.rand(400, 1, 9, 10, generator=generator)
     chance = probe_images(noise[:250], labels[:250], noise[250:], labels[250:], budgets=(250,), seeds=1, max_epochs=4)
@@ -239,6 +269,8 @@ def test_other_scenes_have_no_sum_and_order(counts: tuple[int, ...]) -> None:
         ({"seeds": 0}, "one seed"),
         ({"head": "mlp"}, "no head 'mlp'"),
         ({"dropout": 1.0}, "share"),
+        ({"head": "shared2x256", "objects": 0}, "cannot hold objects=0"),
+        ({"head": "shared2x256", "objects": 8}, "cannot hold objects=8"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict, message: str) -> None:

@@ -24,6 +24,12 @@ from objectwise.studies.running import reproduce
 from objectwise.studies.study import Account, Settings, Trial
 
 SCALES = ("smoke", "quick", "full")
+ONE_SEED_IN_QUICK = {
+    "air-estimators": r".*(score|vimco|concrete)",
+    "air-robustness": ".*no background model",
+    "air-representation": ".*",  # one training, five draws of the labelled scenes
+}
+"""Study -> groups beside the claim, which below full scale need no more."""
 GENERATED = [name for name in STUDIES if name != "air-omniglot"]
 
 
@@ -51,7 +57,8 @@ def test_trials_are_sound(name: str, scale: Any, tmp_path: Path) -> None:
         assert all(without_seed(trial) == without_seed(part[0]) for trial in part[1:])
         seeds = [trial.experiment.seed for trial in part]
         assert seeds == list(range({"smoke": 1}.get(scale, len(seeds))))
-        assert scale == "smoke" or len(seeds) >= 3
+        alone = scale == "quick" and re.fullmatch(ONE_SEED_IN_QUICK.get(name, ""), part[0].group)
+        assert scale == "smoke" or alone or len(seeds) >= 3
     first = [without_seed(part[0]) for part in groups.values()]
     assert all(a != b for i, a in enumerate(first) for b in first[:i])
     save_experiment(trials[0].experiment, tmp_path / "config.yaml")
@@ -148,15 +155,15 @@ def test_estimators_are_compared_in_steps_and_variance(tmp_path: Path) -> None:
     curves: dict[str, Sequence[float]] = {"AIR marginal": reached, "DAIR marginal": reached, "DAIR score+nvil": late}
     curves |= {"AIR score+nvil": [0.3, 0.4, 0.4, 0.4]}
     account = account_of("air-estimators", Settings("smoke"), tmp_path, curves)
-    ratios = account.results["steps_to_95_nvil_over_marginal"]
-    assert (ratios["AIR"]["text"], ratios["DAIR"]["text"]) == (">= 4.0x", "3.0x")
+    ratios = account.results["steps_to_95_of_nvil"]
+    assert {model: found["marginal"]["text"] for model, found in ratios.items()} == {"AIR": ">= 4.0x", "DAIR": "3.0x"}
     for spreads in account.results["gradient_variance"].values():
         assert list(spreads) == list(ESTIMATORS)
         assert all(0.0 < row["presence weights"][0] < row["all weights"][0] for row in spreads.values())
     assert all(row["marginal"] == 1.0 for row in account.results["presence_variance_over_marginal"].values())
     assert account.results["trials"][0]["ms_per_step"] == 25.0
     assert not any(PARTLY in row[0] for row in cells(account))
-    assert [row for row in cells(account) if row[0] == "DAIR score+nvil" and row[-1] == "3.0x"]
+    assert [row for row in cells(account) if row[0] == "DAIR score+nvil" and row[-2] == "3.0x"]
 
 
 def test_ratios_are_lower_bounds_where_the_other_never_got_there() -> None:

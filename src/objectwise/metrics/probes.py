@@ -7,8 +7,9 @@ Symbols: n labelled codes of width D; L budgets; S seeds; T test codes.
 
 Protocol, the same for every representation. Seed s draws one order of the labelled examples; budget b uses its first b, so that
 budgets are nested. A fifth of them is held out: Adam trains on the rest, and the weights with the best held-out accuracy (the
-clearly smaller held-out loss on ties) are kept. Inputs are standardised by the mean and spread of the part trained on. Nothing of
-the test set but its codes reaches a head, and its labels are first looked at when the answers are scored.
+clearly smaller held-out loss on ties) are kept; when these no longer get better, it goes on from them at a tenth of the rate.
+Inputs are standardised by the mean and spread of the part trained on. Nothing of the test set but its codes reaches a head, and
+its labels are first looked at when the answers are scored.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ BUDGETS = (100, 300, 1_000, 3_000, 10_000, 30_000)
 
 _HELD_OUT = 0.2
 _CHUNK = 2_048
+_SLOWER = 10.0
 _ORDER, _WEIGHTS, _BATCHES, _DROPOUT = 0, 1, 2, 3
 
 
@@ -69,7 +71,8 @@ def probe(
     *,
     budgets: Sequence[int] = BUDGETS,
     seeds: int = 5,
-    head: Literal["mlp2x256", "linear"] = "mlp2x256",
+    head: Literal["mlp2x256", "shared2x256", "linear"] = "mlp2x256",
+    objects: int = 1,
     dropout: float = 0.3,
     learning_rate: float = 1e-3,
     patience: int = 10,
@@ -84,11 +87,15 @@ def probe(
         test_labels: (T,).
         budgets: numbers of labels, each at least 10 and at most n.
         seeds: S, each with its own labelled subset, initial weights and order of the batches.
-        head: two hidden layers of 256 units, or logistic regression.
+        head: two hidden layers of 256 units; the same two layers for each object's part of the code, and one hidden layer over
+            what they say of all of them, so that a digit is learnt once and not once per place; or logistic regression.
+        objects: M, of shared2x256: codes are (slot_1, ..., slot_M, rest) with slots of equal width, as
+            :func:`codes_for_probe` makes them.
         dropout: share of the hidden units left out at each training step. Without it the heads learn the training codes by
             heart: the sum of two digits from AIR's codes fell from 50 % to 40 % right (10,000 labels, one seed).
         learning_rate: of Adam.
-        patience: training stops after this many looks at the held-out part without progress.
+        patience: after this many looks at the held-out part without progress the rate falls, and after as many more training
+            stops.
         max_epochs: most passes over the labels (more for small budgets, where a look takes at least 20 steps).
 
     Raises:
@@ -100,6 +107,8 @@ def probe(
     def build(classes: int) -> nn.Module:
         if head == "linear":
             return nn.Linear(width, classes)
+        if head == "shared2x256":
+            return _SharedHead(width, objects, classes, hidden, dropout)
         return nn.Sequential(
             nn.Linear(width, hidden),
             nn.ReLU(),
@@ -110,8 +119,10 @@ def probe(
             nn.Linear(hidden, classes),
         )
 
-    if head not in ("mlp2x256", "linear"):
-        raise UserError(f"there is no head '{head}'; there are mlp2x256, linear")
+    if head not in ("mlp2x256", "shared2x256", "linear"):
+        raise UserError(f"there is no head '{head}'; there are mlp2x256, shared2x256, linear")
+    if head == "shared2x256" and not 1 <= objects <= width:
+        raise UserError(f"codes of {width} numbers cannot hold objects={objects} slots")
     if not 0.0 <= dropout < 1.0:
         raise UserError(f"dropout = {dropout} must be a share in [0, 1)")
     examples = _examples(train_codes, train_labels, test_codes, test_labels, axes=2, what="codes")
@@ -132,6 +143,7 @@ def probe_images(
     learning_rate: float = 1e-3,
     patience: int = 10,
     max_epochs: int = 60,
+    bf16: bool = False,
 ) -> ProbeResult:
     """The same as :func:`probe` for a convolutional network on pixels: what labels alone achieve.
 
@@ -149,6 +161,7 @@ def probe_images(
         learning_rate: of Adam.
         patience: as in :func:`probe`.
         max_epochs: as in :func:`probe`.
+        bf16: convolutions in bfloat16 and channels last: about three times as fast on CPUs that have it.
 
     Raises:
         UserError: as :func:`probe`.
@@ -169,7 +182,7 @@ def probe_images(
             *layers, nn.Flatten(), nn.Linear(flat, 256), nn.ReLU(), _Dropout(dropout), nn.Linear(256, classes)
         )
 
-    training = _Training(dropout, learning_rate, patience, max_epochs, per_feature=False)
+    training = _Training(dropout, learning_rate, patience, max_epochs, per_feature=False, bf16=bf16)
     return _curve(build, examples, budgets, seeds, training, "conv3+dense2")
 
 
@@ -257,6 +270,7 @@ class _Training:
     patience: int
     max_epochs: int
     per_feature: bool
+    bf16: bool = False
 
 
 class _Dropout(nn.Module):
@@ -273,6 +287,36 @@ class _Dropout(nn.Module):
             return hidden
         kept = torch.rand(hidden.shape, generator=self.generator) >= self.share
         return hidden * kept / (1.0 - self.share)
+
+
+class _SharedHead(nn.Module):
+    """The same small network reads every object's slot; another one draws the conclusion."""
+
+    SUMMARY = 64
+
+    def __init__(self, width: int, objects: int, classes: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.objects, self.slot = objects, width // objects
+        rest = width - self.objects * self.slot
+        self.read = nn.Sequential(
+            nn.Linear(self.slot, hidden),
+            nn.ReLU(),
+            _Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            _Dropout(dropout),
+            nn.Linear(hidden, self.SUMMARY),
+            nn.ReLU(),
+        )
+        self.conclude = nn.Sequential(
+            nn.Linear(objects * self.SUMMARY + rest, hidden), nn.ReLU(), _Dropout(dropout), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(B, M·D + rest) -> (B, classes)."""
+        slots, rest = codes.split([self.objects * self.slot, codes.shape[1] - self.objects * self.slot], dim=1)
+        read = self.read(slots.unflatten(1, (self.objects, self.slot)))
+        return self.conclude(torch.cat([read.flatten(1), rest], dim=1))
 
 
 def _curve(
@@ -311,6 +355,7 @@ def _curve(
             "learning_rate": training.learning_rate,
             "patience": training.patience,
             "max_epochs": training.max_epochs,
+            "bf16": training.bf16,
         },
     )
 
@@ -322,6 +367,8 @@ def _fit(
     held = max(1, round(_HELD_OUT * len(labels)))
     mean, spread = _statistics(inputs[held:], per_feature=training.per_feature)
     inputs = (inputs - mean) / spread
+    if training.bf16:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
     seen, seen_labels = inputs[held:], labels[held:]
     unseen, unseen_labels = inputs[:held], labels[:held]
     network = _initialised(build, classes, seed)
@@ -329,12 +376,14 @@ def _fit(
     batches = _generator(seed, _BATCHES)
     size = min(256, max(16, len(seen) // 8))
     epochs_per_look = max(1, math.ceil(20 / math.ceil(len(seen) / size)))
-    best_accuracy, best_loss, best_weights, bad_looks = -1.0, math.inf, _copy(network), 0
+    best_accuracy, best_loss, best_weights, bad_looks, slowed = -1.0, math.inf, _copy(network), 0, False
     for _ in range(training.max_epochs):
         network.train()
         for _ in range(epochs_per_look):
             for rows in torch.randperm(len(seen), generator=batches).split(size):
-                loss = nn.functional.cross_entropy(network(seen[rows]), seen_labels[rows])
+                with torch.autocast("cpu", torch.bfloat16, enabled=training.bf16):
+                    logits = network(seen[rows])
+                loss = nn.functional.cross_entropy(logits.float(), seen_labels[rows])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
@@ -348,7 +397,11 @@ def _fit(
         else:
             bad_looks += 1
             if bad_looks >= training.patience:
-                break
+                if slowed:
+                    break
+                network.load_state_dict(best_weights)
+                optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate / _SLOWER, fused=True)
+                slowed, bad_looks = True, 0
     network.load_state_dict(best_weights)
     return lambda new: _logits(network, new, mean, spread).argmax(dim=1)
 
