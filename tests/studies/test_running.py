@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from objectwise.core import UserError
-from objectwise.figures import Section
+from objectwise.figures import Section, Table
 from objectwise.recipes import recipe
 from objectwise.studies.running import read_results, reproduce
 from objectwise.studies.study import Account, Settings, Trial
@@ -38,7 +38,8 @@ if todo == "fail":
     sys.exit(2)
 if todo == "hang":
     time.sleep(60)
-(run / "results.json").write_text(json.dumps({"training_minutes": 0.5, "elbo": 1.0, "resumed": words[0] == "resume"}))
+results = {"training_minutes": 0.5, "elbo": 1.0, "hardware": "a CPU", "resumed": words[0] == "resume"}
+(run / "results.json").write_text(json.dumps(results))
 """
 """Stands in for ``objectwise train --config FILE --out RUN`` and ``objectwise resume RUN``."""
 
@@ -61,7 +62,9 @@ class MadeUp:
 
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
         resumed = {trial.key: read_results(runs[trial.key])["resumed"] for trial in trials}
-        return Account({"resumed": resumed}, [Section("Nothing")], summary="Nothing was learned.")
+        return Account(
+            {"resumed": resumed}, [Section("Nothing", table=Table(["pi"], [[3.14159]]))], summary="Nothing was learned."
+        )
 
 
 class Workplace:
@@ -111,6 +114,13 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_results_hold_the_tables_and_the_command(work: Workplace) -> None:
+    found = work.go()
+    assert found["tables"] == [{"heading": "Nothing", "text": "", "header": ["pi"], "rows": [["3.142"]]}]
+    assert (found["command"], found["hardware"]) == ("objectwise reproduce made-up --scale quick", ["a CPU"])
+    assert found["summary_text"] == "Nothing was learned."
 
 
 def test_everything_is_trained_once_with_one_thread_and_told(work: Workplace) -> None:

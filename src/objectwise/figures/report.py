@@ -153,8 +153,13 @@ def _text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def cell_text(value: object) -> str:
+    """A value of a table as it is shown: floats with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _value(value: object) -> str:
-    return _text(f"{value:.4g}" if isinstance(value, float) else value)
+    return _text(cell_text(value))
 
 
 def _numeric(value: object) -> str:

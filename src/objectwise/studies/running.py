@@ -21,7 +21,8 @@ from rich.console import Console
 
 from objectwise.core import UserError
 from objectwise.core.files import write_text
-from objectwise.figures import write_report
+from objectwise.figures import Section, write_report
+from objectwise.figures.report import cell_text
 from objectwise.recipes.experiment import save_experiment
 from objectwise.recipes.runs import CONFIG, RESULTS
 from objectwise.studies.study import Settings, Study, Trial
@@ -58,13 +59,22 @@ def reproduce(study: Study, settings: Settings, out: Path, *, jobs: int, progres
     if progress:
         Console(stderr=True).print(f"all {len(trials)} trials are trained; computing tables and figures")
     account = study.account(settings, runs, trials)
+    command = f"objectwise reproduce {study.name} --scale {settings.scale}"
+    if settings.seeds is not None:
+        command += f" --seeds {settings.seeds}"
+    records = [read_results(run) for run in runs.values()]
     results = {
         "study": study.name,
+        "title": study.title,
         "scale": settings.scale,
+        "command": command,
+        "hardware": sorted({record["hardware"] for record in records}),
         "meaningless": settings.scale == "smoke",
         "minutes_now": round((time.perf_counter() - began) / 60, 2),
-        "training_minutes": round(sum(read_results(run)["training_minutes"] for run in runs.values()), 2),
+        "training_minutes": round(sum(record["training_minutes"] for record in records), 2),
         **account.results,
+        "summary_text": account.summary,
+        "tables": [_plain_table(section) for section in account.sections if section.table is not None],
     }
     write_text(out / RESULTS, json.dumps(results, indent=2) + "\n")
     notices = list(account.notices)
@@ -77,8 +87,15 @@ def reproduce(study: Study, settings: Settings, out: Path, *, jobs: int, progres
         summary=account.summary,
         notices=notices,
         config=yaml.safe_dump({t.key: t.experiment.model_dump(mode="json") for t in trials}, sort_keys=False),
-        command=f"objectwise reproduce {study.name} --scale {settings.scale}",
+        command=command,
     )
+
+
+def _plain_table(section: Section) -> dict[str, Any]:
+    """A section's table for JSON, as the report shows it."""
+    assert section.table is not None
+    rows = [[cell_text(value) for value in row] for row in section.table.rows]
+    return {"heading": section.heading, "text": section.text, "header": list(section.table.header), "rows": rows}
 
 
 def read_results(run: Path) -> dict[str, Any]:
