@@ -26,7 +26,8 @@ from objectwise.studies.study import Account, Settings, Trial
 SCALES = ("smoke", "quick", "full")
 ONE_SEED_IN_QUICK = {
     "air-estimators": r".*(score|vimco|concrete)",
-    "air-robustness": ".*no background model",
+    "air-generalization": "AIR .*",
+    "air-robustness": ".*no background model|.* digits|.*plain.*",
     "air-representation": ".*",  # one training, five draws of the labelled scenes
 }
 """Study -> groups beside the claim, which below full scale need no more."""

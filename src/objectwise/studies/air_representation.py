@@ -38,21 +38,21 @@ REPORTED = "about 95 %, with far fewer labels than a convolutional network on pi
 
 
 class _Scale(NamedTuple):
-    """Trainings, their steps, label budgets, labelled subsets, test scenes, and the most epochs of heads and networks."""
+    """Trainings, their steps, label budgets, labelled subsets, test scenes, and looks of heads and networks."""
 
     trainings: int
     steps: int
     budgets: tuple[int, ...]
     draws: int
     test: int
-    code_epochs: int
-    pixel_epochs: int
+    code_looks: int
+    pixel_looks: int
 
 
 _SCALES = {
     "smoke": _Scale(1, 20, (20, 40), 2, 64, 1, 1),
-    "quick": _Scale(1, 10_000, BUDGETS, 5, 2_000, 100, 30),
-    "full": _Scale(5, 50_000, BUDGETS, 5, 2_000, 100, 60),
+    "quick": _Scale(1, 10_000, BUDGETS, 5, 2_000, 40, 15),
+    "full": _Scale(5, 50_000, BUDGETS, 5, 2_000, 100, 40),
 }
 
 
@@ -117,7 +117,7 @@ class AirRepresentation:
                             test.labels[task],
                             budgets=scale.budgets,
                             seeds=scale.draws,
-                            max_epochs=scale.code_epochs,
+                            looks=scale.code_looks,
                             **HEADS[name],
                         )
                     )
@@ -131,7 +131,7 @@ class AirRepresentation:
                 test.labels[task],
                 budgets=scale.budgets,
                 seeds=scale.draws,
-                max_epochs=scale.pixel_epochs,
+                looks=scale.pixel_looks,
                 bf16=has_bf16("cpu"),
             )
         source = data.build().config.source
