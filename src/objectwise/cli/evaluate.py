@@ -40,7 +40,7 @@ class EvaluateArguments:
     batch_size: int = 64
     """Images at a time."""
     metrics: tuple[str, ...] = ()
-    """Groups of scores besides the usual ones: segmentation, diagnosis."""
+    """Groups of scores besides the usual ones: segmentation, diagnosis, properties."""
     degenerate: Degenerate = "skip"
     """What adjusted Rand indices do with images of fewer than two objects: skip them; one: as scikit-learn, 1 where they are
     0/0; reference: as DeepMind's code, NaN there."""
@@ -165,7 +165,7 @@ def _print_group(name: str, group: GroupScores) -> None:
         print(f"\n{name}: {section}")
         width = max(map(len, rows))
         counts = sorted({count for row in rows.values() for count in row.by_count})
-        title = f"{'':<{width}}  {'value':>8}  {'95 % interval':<18}  {'images':<16}"
+        title = f"{'':<{width}}  {'value':>8}  {'95 % interval':<18}  {'scored':<16}"
         print((title + "".join(f"  {_objects(count):>9}" for count in counts)).rstrip())
         for label, row in rows.items():
             print(f"{label:<{width}}  {_row_text(row, counts)}".rstrip())

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from objectwise.core import Batch, Decomposition, MetricResult, UserError
+from objectwise.core import Batch, Decomposition, FactorSpec, MetricResult, UserError
 from objectwise.core.imports import from_table
 from objectwise.metrics.diagnosis import DETECTORS, Detector, Scene
 from objectwise.metrics.overlap import (
@@ -30,6 +30,15 @@ from objectwise.metrics.overlap import (
     sc_fg,
 )
 from objectwise.metrics.panoptic import panoptic_quality
+from objectwise.metrics.properties import (
+    Head,
+    Matching,
+    PropertyData,
+    PropertyScore,
+    PropertyScores,
+    predict_properties,
+    property_data,
+)
 from objectwise.metrics.reconstruction import mse
 from objectwise.metrics.resampling import bootstrap_interval
 from objectwise.metrics.segmentation import (
@@ -43,6 +52,7 @@ from objectwise.metrics.segmentation import (
 METRIC_GROUPS: dict[str, str] = {
     "segmentation": "objectwise.metrics.groups:SegmentationGroup",
     "diagnosis": "objectwise.metrics.groups:DiagnosisGroup",
+    "properties": "objectwise.metrics.groups:PropertiesGroup",
 }
 """Name -> class."""
 
@@ -88,8 +98,8 @@ class ScoreRow:
     """One score of a group.
 
     Attributes:
-        value: NaN if no image was scored.
-        n_scored: how many images it is over.
+        value: NaN if nothing was scored.
+        n_scored: how many images (of property prediction: objects) it is over.
         n_skipped: how many were left out by the policy.
         interval: 95 % bootstrap interval over images, where it is a mean over images.
         by_count: number of objects -> the score over images with as many; empty where not broken down.
@@ -340,6 +350,65 @@ class DiagnosisGroup:
             threshold=threshold,
             advice=detector.advice if fires else None,
         )
+
+
+# -- properties ------------------------------------------------------------------------------------------------------
+
+
+class PropertiesGroup:
+    """What heads read of each object's factors from its slot; see :mod:`objectwise.metrics.properties`.
+
+    The images of the split are divided in order: ten thirteenths train the heads, one stops them, two are scored (10,000, 1,000
+    and 2,000 in the paper). Each row is over objects, not images; those it skips had no slot.
+    """
+
+    SHARES = (10, 1, 2)
+    HEADS: tuple[Head, ...] = ("linear", "mlp1")
+
+    def __init__(self, settings: GroupSettings) -> None:
+        self.settings = settings
+        self.parts: list[PropertyData] = []
+        self.specs: dict[str, FactorSpec] = {}
+
+    def add(self, batch: Batch, out: Decomposition, masks: Mapping[str, Tensor]) -> None:
+        """See :class:`MetricGroup`."""
+        self.specs = {name: spec for name, spec in batch.factor_specs.items() if name in batch.factors}
+        if batch.instances is None or not self.specs:
+            raise UserError("the data lack the objects' masks or factors, which the metrics 'properties' predict")
+        factors = {name: batch.factors[name] for name in self.specs}
+        ids, background = batch.instances, batch.background_ids
+        self.parts.append(property_data(out.slots, factors, ids, masks=masks["masks"], background_ids=background))
+
+    def scores(self) -> GroupScores:
+        """See :class:`MetricGroup`."""
+        data = PropertyData.joined(self.parts)
+        images, whole = len(data.slots), sum(self.SHARES)
+        if images < 2 * whole:
+            raise UserError(f"the metrics 'properties' train heads and need at least {2 * whole} images, not {images}")
+        first, second = (images * sum(self.SHARES[:part]) // whole for part in (1, 2))
+        train, val, test = (
+            data.select(slice(first)),
+            data.select(slice(first, second)),
+            data.select(slice(second, None)),
+        )
+        sections = {}
+        for head in self.HEADS:
+            for matching in get_args(Matching):
+                found = predict_properties(
+                    train, val, test, self.specs, head=head, matching=matching, seed=self.settings.seed
+                )
+                sections[f"{head}_{matching}_matching"] = {
+                    name: self._row(score, found) for name, score in found.factors.items()
+                }
+        policy = {"masks": "masks", "images": (first, second - first, images - second), "seed": self.settings.seed}
+        return GroupScores(sections, policy=policy)
+
+    @staticmethod
+    def _row(score: PropertyScore, found: PropertyScores) -> ScoreRow:
+        policy = {"score": score.score, "unit": score.unit, "chance": score.chance, "steps": found.steps}
+        if score.constant:
+            policy["constant"] = True
+        return ScoreRow(score.value, found.n_objects - found.n_unmatched, found.n_unmatched, policy=policy)
 
 
 def _plain(value: object) -> Any:
