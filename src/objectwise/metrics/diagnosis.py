@@ -315,9 +315,11 @@ def colour_clusters(hues: np.ndarray, *, generator: torch.Generator, draws: int 
 def slot_kl(mean: Tensor, std: Tensor, filled: Tensor) -> MetricResult:
     """Nats that a filled slot's posterior says beyond the prior N(0, 1), averaged over an image's filled slots.
 
+    For a model with another prior it is a rough guide.
+
     Args:
         mean: (B, K, D).
-        std: (B, K, D), positive.
+        std: (B, K, D); numbers without spread are no latents and count nothing.
         filled: (B, K) bool.
     """
     return _result("slot_kl", _mean_where(_nats(mean, std).sum(dim=2).numpy(), filled.numpy()))
@@ -325,7 +327,8 @@ def slot_kl(mean: Tensor, std: Tensor, filled: Tensor) -> MetricResult:
 
 def _nats(mean: Tensor, std: Tensor) -> Tensor:
     mean, std = mean.detach().double(), std.detach().double()
-    return 0.5 * (mean.square() + std.square() - 1.0 - 2.0 * std.log())
+    nats = 0.5 * (mean.square() + std.square() - 1.0 - 2.0 * std.clamp_min(1e-300).log())
+    return torch.where(std > 0.0, nats, 0.0)
 
 
 # -- thresholds and advice -------------------------------------------------------------------------------------------

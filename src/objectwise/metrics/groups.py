@@ -106,6 +106,7 @@ class ScoreRow:
         policy: the settings that produced it.
         threshold: of a detector.
         advice: one sentence, where it fired.
+        note: what people must know to read the number, e.g. its kind and unit.
     """
 
     value: float
@@ -116,6 +117,7 @@ class ScoreRow:
     policy: Mapping[str, object] = field(default_factory=dict)
     threshold: float | None = None
     advice: str | None = None
+    note: str = ""
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what does not apply is left out, NaN is None."""
@@ -364,6 +366,7 @@ class PropertiesGroup:
 
     SHARES = (10, 1, 2)
     HEADS: tuple[Head, ...] = ("linear", "mlp1")
+    MAX_STEPS = 6_000
 
     def __init__(self, settings: GroupSettings) -> None:
         self.settings = settings
@@ -395,7 +398,11 @@ class PropertiesGroup:
         for head in self.HEADS:
             for matching in get_args(Matching):
                 found = predict_properties(
-                    train, val, test, self.specs, head=head, matching=matching, seed=self.settings.seed
+                    *(train, val, test, self.specs),
+                    head=head,
+                    matching=matching,
+                    seed=self.settings.seed,
+                    max_steps=self.MAX_STEPS,
                 )
                 sections[f"{head}_{matching}_matching"] = {
                     name: self._row(score, found) for name, score in found.factors.items()
@@ -406,15 +413,17 @@ class PropertiesGroup:
     @staticmethod
     def _row(score: PropertyScore, found: PropertyScores) -> ScoreRow:
         policy = {"score": score.score, "unit": score.unit, "chance": score.chance, "steps": found.steps}
+        kind = f"accuracy, chance {score.chance:.4f}" if score.score == "accuracy" else f"R², {score.unit}"
         if score.constant:
             policy["constant"] = True
-        return ScoreRow(score.value, found.n_objects - found.n_unmatched, found.n_unmatched, policy=policy)
+            kind = "constant"
+        return ScoreRow(score.value, found.n_objects - found.n_unmatched, found.n_unmatched, policy=policy, note=kind)
 
 
 def _plain(value: object) -> Any:
-    """A value as JSON has it: NaN is None, tuples are lists."""
+    """A value as JSON has it: what is not finite is None, tuples are lists."""
     if isinstance(value, float):
-        return None if math.isnan(value) else value
+        return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
