@@ -38,6 +38,9 @@ def test_background_split_by_hand() -> None:
     # Several background ids are one background.
     assert metrics.background_split(ids(TRUTH), ids([5] * 12 + [6] * 4), background_ids=(0, 1)).value == 1.0
     assert metrics.background_split(ids(TRUTH), ids(TRUTH), background_ids=(0, 1)).value == 2.0
+    walls, slots = ids([0] * 8 + [1] * 8), ids([0] * 6 + [1] * 2 + [1] * 4 + [0] * 4)  # 10 and 6 of 16
+    expected = math.exp(-(10 / 16 * math.log(10 / 16) + 6 / 16 * math.log(6 / 16)))
+    assert metrics.background_perplexity(walls, slots, background_ids=(0, 1)).value == pytest.approx(expected)
 
 
 def test_object_split_and_merge_by_hand() -> None:

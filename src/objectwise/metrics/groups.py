@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -388,12 +389,8 @@ class PropertiesGroup:
         images, whole = len(data.slots), sum(self.SHARES)
         if images < 2 * whole:
             raise UserError(f"the metrics 'properties' train heads and need at least {2 * whole} images, not {images}")
-        first, second = (images * sum(self.SHARES[:part]) // whole for part in (1, 2))
-        train, val, test = (
-            data.select(slice(first)),
-            data.select(slice(first, second)),
-            data.select(slice(second, None)),
-        )
+        ends = [images * sum(self.SHARES[:part]) // whole for part in range(4)]
+        train, val, test = (data.select(slice(start, end)) for start, end in pairwise(ends))
         sections = {}
         for head in self.HEADS:
             for matching in get_args(Matching):
@@ -407,7 +404,7 @@ class PropertiesGroup:
                 sections[f"{head}_{matching}_matching"] = {
                     name: self._row(score, found) for name, score in found.factors.items()
                 }
-        policy = {"masks": "masks", "images": (first, second - first, images - second), "seed": self.settings.seed}
+        policy = {"masks": "masks", "images": found.policy["images"], "seed": self.settings.seed}
         return GroupScores(sections, policy=policy)
 
     @staticmethod
