@@ -163,11 +163,12 @@ def _check_shapes(out: Decomposition, images: Tensor) -> None:
         "slots": (batch, slots, out.slots.shape[-1]),
         "presence": (batch, slots),
         "attention_masks": (batch, slots, height, width),
+        "decoded_masks": (batch, slots, height, width),
         "boxes": (batch, slots, 4),
     }
     for name, shape in expected.items():
         value = getattr(out, name)
-        if value is None and name in ("attention_masks", "boxes"):
+        if value is None and name in ("attention_masks", "decoded_masks", "boxes"):
             continue
         _promise(isinstance(value, Tensor), f"{name} is a {type(value).__name__}, not a tensor")
         _promise(tuple(value.shape) == shape, f"{name} has shape {tuple(value.shape)}, the contract says {shape}")
@@ -175,7 +176,8 @@ def _check_shapes(out: Decomposition, images: Tensor) -> None:
     for name, value in {**out.terms, **out.auxiliary_losses}.items():
         _promise(tuple(value.shape) == (batch,), f"{name} has shape {tuple(value.shape)}, not one number per image")
         _promise(torch.isfinite(value).all(), f"{name} is not finite")
-    for name, masks in {"masks": out.masks, "attention_masks": out.attention_masks}.items():
+    for name in ("masks", "attention_masks", "decoded_masks"):
+        masks = getattr(out, name)
         if masks is not None:
             _promise((masks >= 0).all(), f"{name} has negative values")
             off = (masks.float().sum(dim=1) - 1).abs().max().item()

@@ -40,13 +40,14 @@ class Decomposition:
         terms: name -> (B,) reported parts of the loss (``elbo``, ``kl``, ...).
         reconstruction: (B, C, H, W).
         components: (B, K, C, H, W) each slot's picture, not masked.
-        masks: (B, K, H, W) non-negative, summing to 1 over K.
+        masks: (B, K, H, W) non-negative, summing to 1 over K; those of the model's reconstruction, by which it is scored.
         slots: (B, K, D) the vectors that ``model.decode`` takes.
         presence: (B, K) in [0, 1], how sure the model is that the slot holds something. Slot models that have no
             presence of their own use :func:`presence_from_masks`.
         background: slot indices that are background; may be empty.
         posterior: mean and std of the slots, where the model has one.
-        attention_masks: (B, K, H, W), where they differ from ``masks``.
+        attention_masks: (B, K, H, W), where the model has some and ``masks`` are decoded ones.
+        decoded_masks: (B, K, H, W), what ``model.decode`` gives, where ``masks`` are attention's.
         boxes: (B, K, 4) ``x0 y0 x1 y1`` in pixels, where the model has them.
         count_probs: (B, N+1) probability of 0..N objects, where the model has it.
         trajectory: detached decompositions over refinement steps, only when asked for.
@@ -63,6 +64,7 @@ class Decomposition:
     background: tuple[int, ...] = ()
     posterior: Posterior | None = None
     attention_masks: Tensor | None = None
+    decoded_masks: Tensor | None = None
     boxes: Tensor | None = None
     count_probs: Tensor | None = None
     trajectory: tuple[Decomposition, ...] | None = None
@@ -77,6 +79,14 @@ class Decomposition:
     def object_slots(self) -> list[int]:
         """Slot indices that are not background."""
         return [k for k in range(self.num_slots) if k not in self.background]
+
+    def mask_kinds(self) -> dict[str, Tensor]:
+        """Every kind of masks by name, ``masks`` first: ``attention`` and ``decoded`` where both exist, else ``masks``."""
+        if self.decoded_masks is not None:
+            return {"attention": self.masks, "decoded": self.decoded_masks}
+        if self.attention_masks is not None:
+            return {"decoded": self.masks, "attention": self.attention_masks}
+        return {"masks": self.masks}
 
     def counts(self) -> Tensor:
         """(B,) int64 number of objects found.

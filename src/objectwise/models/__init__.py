@@ -11,6 +11,7 @@ from objectwise.core.imports import from_table
 
 MODELS: dict[str, str] = {
     "air": "objectwise.models.air:AIR",
+    "monet": "objectwise.models.monet:MONet",
     "vae": "objectwise.models.vae:VAE",
 }
 """Name -> model class, which has its configuration class as ``Config``."""

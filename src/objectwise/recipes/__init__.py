@@ -23,6 +23,11 @@ RECIPES: dict[str, str] = {
     "dair-sprites": "objectwise.recipes.air:dair_sprites",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
+    "monet-two-shapes": "objectwise.recipes.monet:monet_two_shapes",
+    "monet-multi-dsprites": "objectwise.recipes.monet:monet_multi_dsprites",
+    "monet-objects-room": "objectwise.recipes.monet:monet_objects_room",
+    "monet-clevr6": "objectwise.recipes.monet:monet_clevr6",
+    "monet": "objectwise.recipes.monet:monet",
     "vae-digits": "objectwise.recipes.vae:vae_digits",
     "vae": "objectwise.recipes.vae:vae",
 }
