@@ -27,9 +27,8 @@ def component_vae_figure(
 
     Args:
         scenes: a batch, or images (B, C, H, W) in [0, 1].
-        decomposition: of the same images. Its ``attention_masks``, or else its ``masks``, are the attention's.
-        decoded_masks: (B, K, H, W) what the slots alone imply (``model.decode(slots).masks``); None: the decomposition's ``masks``
-            where it has ``attention_masks`` beside them.
+        decomposition: of the same images, from a model that has attention masks.
+        decoded_masks: (B, K, H, W) what the slots alone imply; None: the decomposition's.
         max_images: how many images at most.
 
     Raises:
@@ -37,16 +36,15 @@ def component_vae_figure(
     """
     images = style.scene_images(scenes, max_images)
     count, slots = len(images), decomposition.num_slots
-    attention = decomposition.attention_masks
-    if decoded_masks is None:
-        if attention is None:
-            raise UserError("the component VAE figure needs decoded masks beside the attention's; pass decoded_masks")
-        decoded_masks = decomposition.masks
-    attention = decomposition.masks if attention is None else attention
+    kinds = decomposition.mask_kinds()
+    attention = kinds.get("attention", decomposition.masks)
+    if decoded_masks is None and "decoded" not in kinds:
+        raise UserError("the component VAE figure needs decoded masks beside the attention's; pass decoded_masks")
+    decoded = kinds["decoded"] if decoded_masks is None else decoded_masks
     pictures = np.stack(
         [[style.picture(image) for image in row] for row in decomposition.components[:count]]
     )  # (B, K, H, W, 3)
-    behind = [on_white(pictures, masks[:count]) for masks in (attention, decoded_masks)]
+    behind = [on_white(pictures, masks[:count]) for masks in (attention, decoded)]
     segments = segmentation_pictures(decomposition, count)
     aspect = images.shape[2] / images.shape[3]
     figure, axes = style.image_grid(

@@ -29,7 +29,7 @@ def masks_figure(
 
     Args:
         scenes: a batch, or images (B, C, H, W) in [0, 1].
-        decomposition: of the same images; ``attention_masks`` are shown where it has them, else ``masks``.
+        decomposition: of the same images; attention's masks are shown where it has them.
         scopes: draw the second row; off for models whose masks are found together.
         max_images: how many images at most.
 
@@ -38,7 +38,7 @@ def masks_figure(
     """
     images = style.scene_images(scenes, max_images)
     count, slots = len(images), decomposition.num_slots
-    tensor = decomposition.masks if decomposition.attention_masks is None else decomposition.attention_masks
+    tensor = decomposition.mask_kinds().get("attention", decomposition.masks)
     masks = style.as_array(tensor[:count]).astype(np.float64)
     left = mask_scopes(masks)
     entropy = mask_entropy(tensor[:count])

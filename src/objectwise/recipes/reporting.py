@@ -14,6 +14,8 @@ from objectwise import figures
 from objectwise.core import Batch, Dataset, Decomposition, UserError
 from objectwise.core.files import atomic_path
 from objectwise.metrics.counting import collapse
+from objectwise.metrics.reconstruction import mse
+from objectwise.metrics.segmentation import foreground_ari
 from objectwise.recipes.experiment import Experiment
 from objectwise.training.callbacks import read_metrics
 from objectwise.training.evaluation import Evaluation, decompositions
@@ -21,7 +23,9 @@ from objectwise.training.evaluation import Evaluation, decompositions
 _SHOWN = 12
 """Images in the figures: the first of the split, never picked."""
 _SEARCHED = 512
-"""Images looked through for wrong counts."""
+"""Images looked through for wrong counts, and for the worst ones."""
+_GALLERY = 8
+"""Images in each part of the failure gallery."""
 
 
 def training_picture(batch: Batch, out: Decomposition) -> np.ndarray:
@@ -47,6 +51,8 @@ def write_figures(
     """
     batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
     sections = [_decomposition_section(batch, out)]
+    if _has_slots(out):
+        sections.append(failure_section(model, dataset, found.split))
     if found.counts is not None:
         sections.append(_counting_section(model, dataset, found))
     rows = read_metrics(run / "metrics.jsonl")
@@ -72,8 +78,83 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
     if out.boxes is not None:
         drawn.append((figures.boxes_figure(batch, out), "found boxes, one colour per step"))
         drawn.append((figures.steps_figure(batch, out), "the reconstruction after each step"))
-    drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
+    if _has_slots(out):
+        drawn += slot_figures(batch, out)
+    else:
+        drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
     return figures.Section("Objects", figures=drawn)
+
+
+def _has_slots(out: Decomposition) -> bool:
+    """Whether the model splits images by masks alone: several slots, no boxes."""
+    return out.boxes is None and out.num_slots > 1
+
+
+def slot_figures(batch: Batch, out: Decomposition) -> list[tuple[Figure | bytes, str]]:
+    """The figures of a slot model, with captions, by what its decomposition has.
+
+    Args:
+        batch: images.
+        out: of the same images.
+    """
+    truth = " and, where a slot has it to itself, of the true segment" if batch.instances is not None else ""
+    drawn: list[tuple[Figure | bytes, str]] = [
+        (
+            figures.slots_figure(batch, out),
+            f"each slot's unmasked picture below; a slot's colour is that of its segment{truth}; a grey frame: the slot is empty",
+        )
+    ]
+    kinds = out.mask_kinds()
+    if "attention" in kinds and "decoded" in kinds:
+        caption = (
+            "each slot's picture, unmasked, behind the attention mask, and behind the mask that is decoded from the slots, on "
+            "white; where the last two differ, the slots do not hold the segmentation"
+        )
+        drawn.append((figures.component_vae_figure(batch, out), caption))
+    one_by_one = out.decoded_masks is not None
+    scope = ", and the scope each was cut from" if one_by_one else ""
+    drawn.append(
+        (
+            figures.masks_figure(batch, out, scopes=one_by_one),
+            f"masks in the order of the slots{scope}; undecided: entropy of the masks over log K",
+        )
+    )
+    return drawn
+
+
+def failure_section(
+    model: nn.Module, dataset: Dataset, split: str, *, limit: int = _SEARCHED, shown: int = _GALLERY
+) -> figures.Section:
+    """The worst images by foreground ARI, or by squared error without true segments, and the first ones; none is picked.
+
+    Args:
+        model: keeps the contract.
+        dataset: its data.
+        split: which split.
+        limit: images looked through.
+        shown: images in each part.
+    """
+    searched = min(limit, dataset.splits[split])
+    errors: list[np.ndarray] = []
+    agreement: list[np.ndarray] = []
+    for batch, out in decompositions(model, dataset, split, np.arange(searched)):
+        errors.append(mse(batch.images, out.reconstruction).per_image)
+        if batch.instances is not None:
+            scored = foreground_ari(batch.instances, out.masks, background_ids=batch.background_ids)
+            agreement.append(scored.per_image)
+    name, scores, high_is_bad, digits = "squared error", np.concatenate(errors), True, ".4f"
+    if agreement and np.isfinite(np.concatenate(agreement)).any():
+        name, scores, high_is_bad, digits = "foreground ARI", np.concatenate(agreement), False, ".2f"
+    worst = figures.worst_rows(scores, shown, high_is_bad=high_is_bad)
+    first = np.arange(min(shown, searched))
+    panels = []
+    for heading, rows in ((f"the {len(worst)} worst by {name}", worst), (f"the first {len(first)}", first)):
+        batch, out = next(decompositions(model, dataset, split, rows))
+        notes = ["not scored" if np.isnan(scores[row]) else f"{scores[row]:{digits}}" for row in rows]
+        panels.append(figures.GalleryPanel(heading, batch, out, notes))
+    scored_images = int(np.isfinite(scores).sum())
+    caption = figures.gallery_caption(name, shown=len(worst), scored=scored_images, searched=searched)
+    return figures.Section("Failures", figures=[(figures.failures_figure(panels), caption)])
 
 
 def _counting_section(model: nn.Module, dataset: Dataset, found: Evaluation) -> figures.Section:
