@@ -366,8 +366,8 @@ def check_metric(
 ) -> None:
     """Check what every segmentation metric promises.
 
-    Perfect is best; blind to the names and the order of the slots and to empty extra slots; no NaN on an image that is
-    all background; a batch gives the mean of its images.
+    Perfect is best; blind to the names and the order of the slots, to empty extra slots, to the order of the pixels and to the
+    floating type of the masks; no NaN on an image that is all background; a batch gives the mean of its images.
 
     Args:
         metric: (true ids (B, H, W) int64, masks (B, K, H, W)) -> an object with ``value`` and ``per_image``.
@@ -389,6 +389,10 @@ def check_metric(
     _promise(abs(shuffled - reference) < 1e-6, "the order of the slots changes the score")
     padded = metric(truth, torch.cat([noisy, torch.zeros(4, 2, 8, 8)], dim=1)).value
     _promise(abs(padded - reference) < 1e-6, "empty extra slots change the score")
+    order = torch.randperm(64, generator=generator)
+    moved = metric(truth.flatten(1)[:, order].view(4, 8, 8), noisy.flatten(2)[:, :, order].view(4, -1, 8, 8)).value
+    _promise(abs(moved - reference) < 1e-6, "the order of the pixels changes the score")
+    _promise(abs(metric(truth, noisy.double()).value - reference) < 1e-6, "float64 masks score otherwise than float32")
     per_image = [metric(truth[i : i + 1], noisy[i : i + 1]).value for i in range(4)]
     _promise(abs(sum(per_image) / 4 - reference) < 1e-6, "the batch's score is not the mean over its images")
     empty = metric(torch.zeros(1, 8, 8, dtype=torch.int64), noisy[:1])

@@ -1,6 +1,23 @@
 """Pure functions of tensors: labels and predictions in, a typed result out."""
 
 from objectwise.metrics.counting import CountScores, collapse, count_scores, wilson_interval
+from objectwise.metrics.overlap import (
+    Overlaps,
+    dice,
+    mbo_c,
+    mbo_i,
+    miou_fg,
+    miou_fg_matched_with_bg,
+    miou_gt,
+    miou_pairs,
+    msc,
+    msc_fg,
+    overlaps,
+    recovery_rate,
+    sc,
+    sc_fg,
+)
+from objectwise.metrics.panoptic import PanopticScores, panoptic_quality, pq, pq_fg
 from objectwise.metrics.parts import PartScores, mean_best_overlap, part_labels, part_scores, random_partition
 from objectwise.metrics.probes import BUDGETS, ProbeResult, catches_up_at, codes_for_probe, probe, probe_images
 from objectwise.metrics.reconstruction import foreground_mse, mse, psnr, sse
@@ -10,11 +27,14 @@ from objectwise.metrics.segmentation import (
     degenerate_advice,
     foreground_ari,
     labels_from_masks,
+    segment_labels,
 )
 
 __all__ = [
     "BUDGETS",
     "CountScores",
+    "Overlaps",
+    "PanopticScores",
     "PartScores",
     "ProbeResult",
     "adjusted_rand_index",
@@ -24,17 +44,34 @@ __all__ = [
     "contingency",
     "count_scores",
     "degenerate_advice",
+    "dice",
     "foreground_ari",
     "foreground_mse",
     "labels_from_masks",
+    "mbo_c",
+    "mbo_i",
     "mean_best_overlap",
+    "miou_fg",
+    "miou_fg_matched_with_bg",
+    "miou_gt",
+    "miou_pairs",
+    "msc",
+    "msc_fg",
     "mse",
+    "overlaps",
+    "panoptic_quality",
     "part_labels",
     "part_scores",
+    "pq",
+    "pq_fg",
     "probe",
     "probe_images",
     "psnr",
     "random_partition",
+    "recovery_rate",
+    "sc",
+    "sc_fg",
+    "segment_labels",
     "sse",
     "wilson_interval",
 ]

@@ -70,6 +70,34 @@ def labels_from_masks(masks: Tensor | np.ndarray) -> Tensor:
     return labels
 
 
+def segment_labels(
+    true_ids: Tensor | np.ndarray, masks_or_ids: Tensor | np.ndarray
+) -> tuple[Tensor, dict[str, object]]:
+    """One predicted label per pixel of the truth, from masks or from labels.
+
+    Args:
+        true_ids: (B, H, W), for its size.
+        masks_or_ids: (B, K, H, W) masks, of which the largest at each pixel counts (resized bilinearly *before* that where
+            their size is not the truth's), or (B, H, W) integer labels, returned as they are.
+
+    Returns:
+        (B, H, W) labels, and how they came about: ``labels`` and ``resolution`` of a metric's policy.
+
+    Raises:
+        UserError: for a truth or masks of other shapes.
+    """
+    true_ids, masks_or_ids = torch.as_tensor(true_ids), torch.as_tensor(masks_or_ids)
+    if true_ids.ndim != 3:
+        raise UserError(f"true ids must be (images, height, width), not {_shape(true_ids)}")
+    policy: dict[str, object] = {"labels": "given", "resolution": (true_ids.shape[1], true_ids.shape[2])}
+    if masks_or_ids.ndim != 4:
+        return masks_or_ids, policy
+    policy["labels"] = "largest mask in float32, first on ties"
+    if masks_or_ids.shape[2:] != true_ids.shape[1:]:
+        policy["labels"] = f"masks resized bilinearly from {tuple(masks_or_ids.shape[2:])}, then largest, first on ties"
+    return labels_from_masks(_resized(masks_or_ids, true_ids)), policy
+
+
 def contingency(true_ids: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """How many pixels of each image have each pair of true id and label.
 
@@ -179,11 +207,7 @@ def _rand(
 ) -> MetricResult:
     if degenerate not in get_args(Degenerate):
         raise UserError(f"there is no degenerate policy '{degenerate}'{nearest(degenerate, get_args(Degenerate))}")
-    true_ids, masks_or_ids = torch.as_tensor(true_ids), torch.as_tensor(masks_or_ids)
-    if true_ids.ndim != 3:
-        raise UserError(f"true ids must be (images, height, width), not {_shape(true_ids)}")
-    soft = masks_or_ids.ndim == 4
-    labels = labels_from_masks(_resized(masks_or_ids, true_ids)) if soft else masks_or_ids
+    labels, policy = segment_labels(true_ids, masks_or_ids)
     counts, row_ids, _ = contingency(true_ids, labels)
     scored = counts[:, ~torch.isin(row_ids, row_ids.new_tensor(ignored))].numpy()
     scores, same = _scores(scored)
@@ -193,16 +217,7 @@ def _rand(
     elif degenerate == "reference":
         scores[same] = np.nan
         scores[_constant_everywhere(counts.numpy(), row_ids.numpy(), ignored)] = 1.0
-    policy: dict[str, object] = {
-        "metric": metric,
-        "labels": "largest mask in float32, first on ties" if soft else "given",
-        "resolution": (true_ids.shape[1], true_ids.shape[2]),
-        ignored_name: ignored,
-        "degenerate": degenerate,
-        "n_degenerate": int(single.sum()),
-    }
-    if soft and masks_or_ids.shape[2:] != true_ids.shape[1:]:
-        policy["labels"] = f"masks resized bilinearly from {tuple(masks_or_ids.shape[2:])}, then largest, first on ties"
+    policy |= {"metric": metric, ignored_name: ignored, "degenerate": degenerate, "n_degenerate": int(single.sum())}
     return MetricResult.over_images(scores, **policy)
 
 
