@@ -19,8 +19,8 @@ def full_shapes(dataset: Any, split: str, indices: Sequence[int] | np.ndarray) -
     """The whole shape of every object, drawn alone: hidden parts included, parts beyond the canvas not.
 
     Args:
-        dataset: generated scenes (``two_shapes``, ``multi_dsprites``, ``tetrominoes``), whose ``sample_factors`` gives a scene and
-            whose ``render`` draws one.
+        dataset: generated scenes (``two_shapes``, ``multi_dsprites``, ``tetrominoes``): ``sample_factors`` gives a scene, and
+            ``render`` draws one.
         split: which split.
         indices: (B,) sample indices.
 

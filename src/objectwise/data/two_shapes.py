@@ -10,8 +10,8 @@
 * objects stay within the positions that have room for the largest size.
 
 It follows the post's law, not its random stream. ``corrected`` draws the same shapes and colours, by default two per
-image, anywhere on the canvas where they do not overlap. Beyond the post, ``overlap`` lets them hide one another, and ``leave_out``
-keeps combinations of colour and shape for tests of generalization.
+image, anywhere on the canvas where they do not overlap. Beyond the post, ``overlap`` lets them hide one another, and
+``leave_out`` keeps combinations of colour and shape for tests of generalization.
 """
 
 from __future__ import annotations
