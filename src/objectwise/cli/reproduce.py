@@ -33,6 +33,10 @@ class ReproduceArguments:
     """Folder with the MNIST files; the download cache, or else the bundled digits, if not given."""
     omniglot_root: str | None = None
     """Folder with the Omniglot zips; the download cache if not given."""
+    official_root: str | None = None
+    """Folder of decoded official sets, a folder each (multi_dsprites_colored_on_grayscale, ...); the cache if not given."""
+    clevr_root: str | None = None
+    """Folder of rendered CLEVR scenes with masks; the cache if not given."""
 
 
 def reproduce(arguments: list[str]) -> int:
@@ -51,6 +55,8 @@ def reproduce(arguments: list[str]) -> int:
         scale=given.scale,
         digits_root=Path(given.digits_root) if given.digits_root else None,
         omniglot_root=Path(given.omniglot_root) if given.omniglot_root else None,
+        official_root=Path(given.official_root) if given.official_root else None,
+        clevr_root=Path(given.clevr_root) if given.clevr_root else None,
     )
     out = Path(given.out) if given.out else Path("runs") / f"{given.study}-{given.scale}"
     report = reproduce_study(named_study(given.study), settings, out, jobs=given.jobs)

@@ -26,6 +26,7 @@ def slots_figure(
     *,
     max_images: int = 8,
     notes: Sequence[str] = (),
+    heading: str = "",
 ) -> Figure:
     """Columns are images; rows are data, reconstruction, true segmentation where known, segmentation, and every slot's picture.
 
@@ -39,6 +40,7 @@ def slots_figure(
         decomposition: of the same images, from any model.
         max_images: how many columns at most.
         notes: a few characters below each column, such as a score; as many as columns, or none.
+        heading: what the images have in common, above the first; kept in the figure, whatever page it is put on.
 
     Raises:
         UserError: for no images, or another number of notes than columns.
@@ -58,9 +60,12 @@ def slots_figure(
         aspect,
         cell=1.0,
         left=1.1,
+        header=0.3 if heading else 0.0,
         footer=0.2 if notes else 0.0,
         row_gaps={len(rows): 0.12},
     )
+    if heading:
+        style.heading(axes[0, 0], heading)
     for place, (name, pictures) in zip(axes, rows.items(), strict=False):
         style.row_name(place[0], name)
         for column in range(count):
@@ -115,7 +120,7 @@ def true_segmentation_pictures(instances: Tensor, decomposition: Decomposition) 
         for row in np.flatnonzero(overlap.sum(axis=1)):
             colour = to_rgb(UNMATCHED[grey % len(UNMATCHED)])
             if row in matched:
-                colour = palette[int(slot_ids[matched[row]])]
+                colour = palette[int(slot_ids[matched[int(row)]])]
             else:
                 grey += 1
             picture[image == int(true_ids[row])] = colour
