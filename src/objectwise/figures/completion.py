@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -23,19 +23,19 @@ def completion_figure(
     full: Tensor | np.ndarray,
     visible: Tensor | np.ndarray,
     components: Tensor | np.ndarray,
-    drawn: Tensor | np.ndarray,
+    drawn: Mapping[str, Tensor | np.ndarray],
     *,
     notes: Sequence[str] = (),
     max_images: int = 8,
 ) -> Figure:
-    """One column per hidden object: the image, its whole shape with the hidden part, its slot's picture, and the drawn shape.
+    """One column per hidden object: the image, its whole shape with the hidden part, its slot's picture, and the drawn shapes.
 
     Args:
         images: (N, C, H, W) in [0, 1].
         full: (N, H, W) whether a pixel belongs to the object's whole shape.
         visible: (N, H, W) the part of it that can be seen.
         components: (N, C, H, W) the picture of the object's slot, not masked.
-        drawn: (N, H, W) the shape in that picture.
+        drawn: name of a row -> (N, H, W) the shape that the slot draws, by one way of telling it.
         notes: a few characters below each column, such as a score; as many as columns, or none.
         max_images: how many columns at most.
 
@@ -44,23 +44,28 @@ def completion_figure(
     """
     pictures = style.scene_images(images, max_images)
     count, size = len(pictures), pictures.shape[2:]
-    whole, seen, shape = (style.as_array(part[:count]).astype(bool) for part in (full, visible, drawn))
+    whole, seen = (style.as_array(part[:count]).astype(bool) for part in (full, visible))
+    shapes = {name: style.as_array(part[:count]).astype(bool) for name, part in drawn.items()}
     slot = style.as_array(components[:count])
-    if any(part.shape != (count, *size) for part in (whole, seen, shape)) or slot.shape[2:] != size:
+    if any(part.shape != (count, *size) for part in (whole, seen, *shapes.values())) or slot.shape[2:] != size:
         raise UserError("shapes and components of a completion figure must be as many and as large as the images")
     if notes and len(notes) < count:
         raise UserError(f"{len(notes)} notes do not fit {count} objects")
-    figure, axes = style.image_grid(4, count, size[0] / size[1], cell=1.0, left=1.1, footer=0.5)
-    names = ("data", "whole shape", "slot, unmasked", "shape drawn")
+    names = ("data", "whole shape", "slot, unmasked", *shapes)
+    left = 0.2 + 0.075 * max(map(len, names))
+    figure, axes = style.image_grid(
+        3 + len(shapes), count, size[0] / size[1], cell=1.0, left=left, footer=0.5 if notes else 0.3
+    )
     for place, name in zip(axes, names, strict=True):
         style.row_name(place[0], name)
     for n in range(count):
         style.show(axes[0, n], style.picture(pictures[n]))
         style.show(axes[1, n], _coloured({SEEN: seen[n], MISSED: whole[n] & ~seen[n]}, size))
         style.show(axes[2, n], style.picture(slot[n]))
-        style.show(axes[3, n], compared(whole[n], seen[n], shape[n]))
+        for place, shape in zip(axes[3:, n], shapes.values(), strict=True):
+            style.show(place, compared(whole[n], seen[n], shape[n]))
         if notes:
-            axes[3, n].set_xlabel(notes[n], fontsize=8, labelpad=3, color=style.INK)
+            axes[-1, n].set_xlabel(notes[n], fontsize=8, labelpad=3, color=style.INK)
     width, height = figure.get_size_inches()
     figure.legend(
         handles=[Patch(facecolor=colour, label=name) for colour, name in NAMES.items()],

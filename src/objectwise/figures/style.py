@@ -105,6 +105,11 @@ def probability(value: float) -> str:
     return f"p={value:.2f}".replace("0.", ".")
 
 
+def score_text(value: float, digits: int = 2) -> str:
+    """A score in few characters, without a minus before zero; ``not scored`` for NaN."""
+    return "not scored" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
 def image_grid(
     rows: int,
     columns: int,

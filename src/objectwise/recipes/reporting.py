@@ -142,18 +142,19 @@ def failure_section(
         if batch.instances is not None:
             scored = foreground_ari(batch.instances, out.masks, background_ids=batch.background_ids)
             agreement.append(scored.per_image)
-    name, scores, high_is_bad, digits = "squared error", np.concatenate(errors), True, ".4f"
+    name, scores, high_is_bad, digits = "squared error", np.concatenate(errors), True, 4
     if agreement and np.isfinite(np.concatenate(agreement)).any():
-        name, scores, high_is_bad, digits = "foreground ARI", np.concatenate(agreement), False, ".2f"
+        name, scores, high_is_bad, digits = "foreground ARI", np.concatenate(agreement), False, 2
     worst = figures.worst_rows(scores, shown, high_is_bad=high_is_bad)
     first = np.arange(min(shown, searched))
     panels = []
-    for heading, rows in ((f"the {len(worst)} worst by {name}", worst), (f"the first {len(first)}", first)):
+    known = int(np.isfinite(scores).sum())
+    headings = (f"the {len(worst)} worst of {known} images by {name}", f"the first {len(first)} images")
+    for heading, rows in zip(headings, (worst, first), strict=True):
         batch, out = next(decompositions(model, dataset, split, rows))
-        notes = ["not scored" if np.isnan(scores[row]) else f"{scores[row]:{digits}}" for row in rows]
+        notes = [figures.style.score_text(scores[row], digits) for row in rows]
         panels.append(figures.GalleryPanel(heading, batch, out, notes))
-    scored_images = int(np.isfinite(scores).sum())
-    caption = figures.gallery_caption(name, shown=len(worst), scored=scored_images, searched=searched)
+    caption = figures.gallery_caption(name, shown=len(worst), scored=known, searched=searched)
     return figures.Section("Failures", figures=[(figures.failures_figure(panels), caption)])
 
 

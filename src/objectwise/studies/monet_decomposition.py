@@ -155,7 +155,7 @@ class MonetDecomposition:
         sections = [self._scores(records, left_out, settings)]
         for group in dict.fromkeys(trial.group for trial in trials):
             first = next(trial for trial in trials if trial.group == group)
-            sections += self._pictures(group, runs[first.key], limit)
+            sections += self._pictures(group, runs[first.key], limit, scenes.images_shown(settings))
         sections.append(
             Section("Over training", figures=[scenes.curve_figure(trials, runs, "foreground_ari", "foreground ARI")])
         )
@@ -218,17 +218,17 @@ class MonetDecomposition:
         drawn = []
         if any(value == value for part in scores.values() for value in part["ours"]):
             published = {name: value for name, (value, _) in PUBLISHED.items()}
-            figure = figures.seed_scores_figure(scores, "foreground ARI", published=published)
+            figure = figures.seed_scores_figure(scores, "foreground ARI", published=published, limits=scenes.UNIT)
             drawn.append((figure, "a dot per seed; dashed: published on the official sets (second-hand)"))
         return Section("Every seed", text=text, table=Table(header, rows), figures=drawn)
 
-    def _pictures(self, group: str, run: Path, limit: int) -> list[Section]:
+    def _pictures(self, group: str, run: Path, limit: int, count: int) -> list[Section]:
         model, dataset = load(run), run_experiment(run).build_data()
-        count = min(8, dataset.splits["test"])
+        count = min(count, dataset.splits["test"])
         rows = scenes.first_rows(dataset, lambda batch: batch.index >= 0, count)
         batch, out = scenes.decomposed(model, dataset, rows)
         figure = figures.slots_figure(batch, out, heading=group, notes=scenes.score_notes(batch, out))
-        gallery = failure_section(model, dataset, "test", limit=limit)
+        gallery = failure_section(model, dataset, "test", limit=limit, shown=count)
         caption = f"the first {count} test images of the first seed; foreground ARI below"
         return [Section(group, figures=[(figure, caption), *gallery.figures])]
 

@@ -80,7 +80,7 @@ class MonetGeneralization:
 
     def _trial(self, kind: str, seed: int, settings: Settings) -> Trial:
         scale = settings.scale
-        size = {"eval_size": 24} if scale == "smoke" else {}
+        size = {"eval_size": 16, "image_size": 32} if scale == "smoke" else {}
         counts = TRAINED_COUNTS[kind]
         if kind == SHAPES:
             base: Any = monet_two_shapes()
@@ -120,7 +120,9 @@ class MonetGeneralization:
                 }
             )
             if trial.group not in pictures:
-                pictures[trial.group] = self._pictures(trial.group, model, config, occluded)
+                pictures[trial.group] = self._pictures(
+                    trial.group, model, config, occluded, scenes.images_shown(settings)
+                )
         sections = [
             self._counts(records),
             self._combinations(records),
@@ -163,7 +165,10 @@ class MonetGeneralization:
                 series += scenes.numbers([row["mbo"]])
             if any(value == value for kinds in scores.values() for values in kinds.values() for value in values):
                 drawn.append(
-                    (figures.seed_scores_figure(scores, "mBO"), f"{group}: mBO by number of objects and slots")
+                    (
+                        figures.seed_scores_figure(scores, "mBO", limits=scenes.UNIT),
+                        f"{group}: mBO by number of objects and slots",
+                    )
                 )
         return Section("Unseen numbers of objects", text=text, table=Table(header, rows), figures=drawn)
 
@@ -213,30 +218,40 @@ class MonetGeneralization:
             "scored.\n\nPicture: where the slot's unmasked picture is nearer to the object's colour than to any other colour of "
             "the scene. A picture is free outside its mask: one that is painted all over draws every hidden pixel, and has a low "
             "IoU and much outside the shape. Decoded mask: where the slot's decoded mask wins once the slots of all other "
-            "objects are switched off. The IoU of the visible part is what a perfect segmentation without completion has: completion is "
-            "what lies above it."
+            "objects are switched off. The IoU of the visible part is what a perfect segmentation has: completion "
+            "is what lies above it."
         )
         return Section("Hidden parts of objects", text=text, table=Table(header, rows))
 
-    def _pictures(self, group: str, model: nn.Module, config: Any, occluded: Occluded) -> Section:
+    def _pictures(self, group: str, model: nn.Module, config: Any, occluded: Occluded, count: int) -> Section:
         most = max(TEST_COUNTS[group])
         drawn = []
         for slots in _slots_for(model, most):
             dataset = _with_counts(config, most)
-            batch, out = scenes.decomposed(reslotted(model, slots), dataset, np.arange(min(8, dataset.splits["test"])))
+            batch, out = scenes.decomposed(
+                reslotted(model, slots), dataset, np.arange(min(count, dataset.splits["test"]))
+            )
             heading = f"{most} objects, never so many in training; K = {slots}"
             figure = figures.slots_figure(batch, out, heading=heading, notes=scenes.score_notes(batch, out))
             drawn.append((figure, f"{group}: the first test scenes of {most} objects, first seed"))
         if len(occluded.images):
-            part = completion_scores(occluded.full[:8], occluded.visible[:8], occluded.by_colour[:8])
-            notes = [
-                f"IoU {iou:.2f}\nvisible {seen:.2f}"
-                for iou, seen in zip(part.iou.per_image, part.seen_iou.per_image, strict=True)
-            ]
+            drawn_shapes = {"drawn, by colour": occluded.by_colour, "drawn, by mask": occluded.by_mask}
+            scores = [completion_scores(occluded.full, occluded.visible, shape) for shape in drawn_shapes.values()]
+            columns = zip(scores[0].seen_iou.per_image, *(part.iou.per_image for part in scores), strict=True)
+            notes = [f"{seen:.2f}: {colour:.2f}, {mask:.2f}" for seen, colour, mask in columns][:count]
             figure = figures.completion_figure(
-                occluded.images, occluded.full, occluded.visible, occluded.components, occluded.by_colour, notes=notes
+                occluded.images,
+                occluded.full,
+                occluded.visible,
+                occluded.components,
+                drawn_shapes,
+                notes=notes,
+                max_images=count,
             )
-            caption = f"{group}: the first {len(notes)} occluded objects that were found, first seed; shapes by colour"
+            caption = (
+                f"{group}: the first {len(notes)} occluded objects that were found, first seed; below, the IoU of the visible "
+                "part, then those of the shapes by colour and by decoded mask"
+            )
             drawn.append((figure, caption))
         return Section(f"Pictures: {group}", figures=drawn)
 
@@ -363,10 +378,11 @@ def _summary(records: Sequence[Mapping[str, Any]]) -> str:
     )
     combos = ", ".join(shown(record["combinations"]["with a new combination"]["foreground_ari"]) for record in part)
     whole = ", ".join(
-        f"{shown(record['completion']['by_colour']['iou'])} (visible part {shown(record['completion']['seen_iou'])})"
-        for record in part
+        f"{shown(found['seen_iou'])}: {shown(found['by_colour']['iou'])}, {shown(found['by_mask']['iou'])}"
+        for found in (record["completion"] for record in part)
     )
     return (
         f"Two shapes, a number per seed. Foreground ARI on {new} objects, trained on 1 and 2: {by_count}. On scenes with an "
-        f"{' or '.join(LEFT_OUT)}, which training never showed: {combos}. IoU of drawn and whole shapes: {whole}."
+        f"{' or '.join(LEFT_OUT)}, which training never showed: {combos}. Hidden objects, IoU of the visible part with the whole "
+        f"shape, then of the drawn shape by picture and by decoded mask: {whole}."
     )

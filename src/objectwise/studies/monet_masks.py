@@ -231,7 +231,7 @@ class MonetMasks:
 
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
         """The error of every seed by the masks it was trained with and by those it is given; curves and pictures."""
-        limit = 12 if settings.scale == "smoke" else 2_000
+        limit, count = 12 if settings.scale == "smoke" else 2_000, scenes.images_shown(settings)
         records = [self._record(trial, runs[trial.key], limit) for trial in trials]
         data: Any = run_experiment(runs[trials[0].key]).data
         source = data.scenes if data.variant is None else f"{data.scenes} ({data.variant})"
@@ -266,7 +266,7 @@ class MonetMasks:
                 (figures.seed_scores_figure(scores, "mean squared error", log=True), "a dot per seed"),
                 scenes.curve_figure(trials, runs, "picture_mse", "mean squared error"),
             ]),
-            *[self._pictures(kind, next(runs[t.key] for t in trials if t.group == kind)) for kind in NAMES.values()],
+            *[self._pictures(k, next(runs[t.key] for t in trials if t.group == k), count) for k in NAMES.values()],
         ]  # fmt: skip
         results = {
             "data": f"{source}, {height}x{height}",
@@ -296,9 +296,9 @@ class MonetMasks:
         record = scenes.run_record(trial, run)
         return {**record, "images": images, "given": given, "kl": float(np.concatenate(kl).mean())}
 
-    def _pictures(self, kind: str, run: Path) -> Section:
+    def _pictures(self, kind: str, run: Path, count: int) -> Section:
         model, dataset = load(run, model_class=GivenMasks), run_experiment(run).build_data()
-        batch, out = scenes.decomposed(model, dataset, np.arange(min(8, dataset.splits["test"])))
+        batch, out = scenes.decomposed(model, dataset, np.arange(min(count, dataset.splits["test"])))
         error = out.terms["picture_mse"].tolist()
         figure = figures.slots_figure(
             batch.images,

@@ -71,7 +71,7 @@ class MonetTwoShapes:
         base: Any = monet_two_shapes("blog" if group == "the blog's settings" else "tuned")
         steps, smoke = STEPS[settings.scale], settings.scale == "smoke"
         changes = {**LOSSES, **IDEAS}.get(group, {})
-        data: dict[str, Any] = {"seed": seed, **({"eval_size": 24} if smoke else {})}
+        data: dict[str, Any] = {"seed": seed, **({"eval_size": 16, "image_size": 32} if smoke else {})}
         if group == "trained on same-colour pairs":
             data["colors"] = "same"
         experiment = base.replaced(
@@ -85,7 +85,7 @@ class MonetTwoShapes:
 
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
         """Scores of every seed by colour of the pair, curves, both of the blog's figures, and the failures."""
-        limit = 16 if settings.scale == "smoke" else 2_000
+        limit = 12 if settings.scale == "smoke" else 2_000
         records = [self._record(trial, runs[trial.key], limit) for trial in trials]
         groups = list(dict.fromkeys(record["group"] for record in records))
         best = max(
@@ -101,17 +101,18 @@ class MonetTwoShapes:
         ]  # fmt: skip
         for group in (group for group in groups if group in LOSSES):
             first = next(trial for trial in trials if trial.group == group)
-            sections.append(self._pictures(group, runs[first.key]))
+            sections.append(self._pictures(group, runs[first.key], scenes.images_shown(settings)))
         chosen = next(trial for trial in trials if trial.group == best)
         model, dataset = load(runs[chosen.key]), _dataset(runs[chosen.key])
-        gallery = failure_section(model, dataset, "test", limit=limit)
+        gallery = failure_section(model, dataset, "test", limit=limit, shown=scenes.images_shown(settings))
         sections.append(Section(f"Failures: {best}, first seed", figures=gallery.figures))
         reached = {
             name: [v is not None and v >= goal for v in _of(records, best, DIFFERENT, name)]
             for name, goal in GOAL.items()
         }
+        side = dataset.image_shape[1]
         results = {
-            "data": "two_shapes, corrected, 64x64, K = 3",
+            "data": f"two_shapes, corrected, {side}x{side}, K = 3",
             "better_loss": best,
             "goal": GOAL,
             "seeds_that_reach": {name: f"{sum(seeds)} of {len(seeds)}" for name, seeds in reached.items()},
@@ -180,10 +181,15 @@ class MonetTwoShapes:
                 for group in groups
             }
             if any(value == value for kinds in scores.values() for values in kinds.values() for value in values):
-                drawn.append((figures.seed_scores_figure(scores, label), f"{label}: a dot per seed, lines are medians"))
+                drawn.append(
+                    (
+                        figures.seed_scores_figure(scores, label, limits=scenes.UNIT),
+                        f"{label}: a dot per seed, lines are medians",
+                    )
+                )
         return Section("Every seed", text=text, table=Table(header, rows), figures=drawn)
 
-    def _pictures(self, group: str, run: Path) -> Section:
+    def _pictures(self, group: str, run: Path, count: int) -> Section:
         """The blog's two figures, of the first seed and the first held-out images of either kind."""
         model: nn.Module = load(run)
         dataset = _dataset(run)
@@ -192,7 +198,7 @@ class MonetTwoShapes:
             (f"pairs of {DIFFERENT}", lambda batch: ~share_a_color(batch)),
             ("pairs of one colour: a known failure, MONet puts both into one slot", share_a_color),
         ):
-            rows = scenes.first_rows(dataset, wanted, 8)
+            rows = scenes.first_rows(dataset, wanted, count)
             if len(rows) == 0:
                 continue
             batch, out = scenes.decomposed(model, dataset, rows)

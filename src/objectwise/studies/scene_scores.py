@@ -16,7 +16,7 @@ from objectwise.core import Batch, Dataset, Decomposition
 from objectwise.metrics import adjusted_rand_index, foreground_ari, mbo_i, mse
 from objectwise.studies.counting_tables import validation_curve
 from objectwise.studies.running import read_results
-from objectwise.studies.study import Trial
+from objectwise.studies.study import Settings, Trial
 from objectwise.training.evaluation import decompositions
 
 SCORES = ("foreground_ari", "ari", "mbo", "decoded_foreground_ari", "mse")
@@ -54,6 +54,15 @@ def mean(values: np.ndarray | Sequence[float]) -> float | None:
     numbers = np.asarray(values, np.float64)
     numbers = numbers[~np.isnan(numbers)]
     return float(numbers.mean()) if len(numbers) else None
+
+
+UNIT = (-0.05, 1.02)
+"""Limits of the axis of a score that is 1 at best and about 0 by chance."""
+
+
+def images_shown(settings: Settings) -> int:
+    """How many images a figure has: few in a smoke run."""
+    return 2 if settings.scale == "smoke" else 8
 
 
 def scene_scores(
@@ -137,7 +146,7 @@ def score_notes(batch: Batch, out: Decomposition) -> list[str]:
     """Foreground ARI of each image in a few characters, for below a picture."""
     assert batch.instances is not None
     scores = foreground_ari(batch.instances, out.masks, background_ids=batch.background_ids).per_image
-    return ["not scored" if np.isnan(score) else f"ARI {score:.2f}" for score in scores]
+    return ["not scored" if np.isnan(score) else f"ARI {figures.style.score_text(score)}" for score in scores]
 
 
 def curve_figure(trials: Sequence[Trial], runs: Mapping[str, Path], name: str, label: str) -> tuple[Figure, str]:
