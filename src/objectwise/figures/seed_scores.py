@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from objectwise.core import UserError
 from objectwise.figures import style
@@ -50,11 +51,12 @@ def seed_scores_figure(
         axes.set_ylim(min(limits[0], *finite), max(limits[1], *finite))
     if log:
         axes.set_yscale("log")
-        for axis_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_formatter(lambda value, _: f"{value:.3g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.set_xticks(range(len(scores)), [_wrapped(name) for name in scores])
     axes.set_ylabel(quantity, size=9, color=style.MUTED)
-    axes.tick_params(which="both", colors=style.MUTED, labelsize=8)
+    axes.tick_params(colors=style.MUTED, labelsize=8)
     axes.tick_params(axis="x", length=0, labelcolor=style.INK)
     axes.grid(axis="y", color=style.RULE, linewidth=0.6)
     axes.set_axisbelow(True)
