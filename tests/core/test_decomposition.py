@@ -72,12 +72,27 @@ def test_segmentation_takes_the_first_on_ties() -> None:
     assert dataclasses.replace(found, masks=masks[:, :1]).segmentation().unique().tolist() == [0]
 
 
+def test_mask_kinds_say_what_the_masks_are() -> None:
+    found = decomposition([[1.0, 1.0]])
+    other = torch.rand_like(found.masks)
+    kinds = {
+        ("masks",): found,
+        ("attention", "decoded"): dataclasses.replace(found, decoded_masks=other),
+        ("decoded", "attention"): dataclasses.replace(found, attention_masks=other),
+    }
+    for names, case in kinds.items():
+        assert tuple(case.mask_kinds()) == names
+        assert torch.equal(next(iter(case.mask_kinds().values())), found.masks)
+    assert torch.equal(dataclasses.replace(found, decoded_masks=other).mask_kinds()["decoded"], other)
+
+
 def full() -> Decomposition:
     step = decomposition([[1.0, 0.2], [0.3, 0.4], [1.0, 1.0]])
     return dataclasses.replace(
         step,
         posterior=Posterior(torch.rand(3, 2, 2), torch.rand(3, 2, 2)),
         attention_masks=torch.rand(3, 2, 4, 5),
+        decoded_masks=torch.rand(3, 2, 4, 5),
         boxes=torch.rand(3, 2, 4),
         count_probs=torch.rand(3, 3),
         auxiliary_losses={"critic": torch.rand(3)},
@@ -98,8 +113,8 @@ def tensors(found: Decomposition) -> list[torch.Tensor]:
 
 def test_map_reaches_every_tensor() -> None:
     found = full()
-    # Six tensors and one term in each of three decompositions, and six more in the outer one.
-    assert len(tensors(found)) == 7 * 3 + 6
+    # Six tensors and one term in each of three decompositions, and seven more in the outer one.
+    assert len(tensors(found)) == 7 * 3 + 7
     names = {field.name for field in dataclasses.fields(found)} - {"background"}
     doubled = found.map(lambda tensor: tensor * 2)
     for name in names - {"terms", "auxiliary_losses", "trajectory", "posterior"}:

@@ -55,11 +55,11 @@ def show(arguments: list[str]) -> int:
     from objectwise.recipes import recipe
 
     words = list(arguments)
-    data = take_option(words, "--data")
+    data, preset = take_option(words, "--data"), take_option(words, "--preset")
     if not words:
         raise UserError("show needs a recipe; `objectwise recipes` lists them")
     given = parse(ShowArguments, words, program="objectwise show", description=str(ShowArguments.__doc__))
-    values = recipe(given.recipe, data).model_dump(mode="json")
+    values = recipe(given.recipe, data, preset).model_dump(mode="json")
     if given.json:
         print_json(values)
     else:

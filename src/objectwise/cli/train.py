@@ -19,10 +19,11 @@ from objectwise.recipes.runs import resume as resume_run
 from objectwise.recipes.runs import train as train_experiment
 
 _DESCRIPTION = """\
-Train a recipe: objectwise train RECIPE [--data NAME] [--config FILE] [overrides].
+Train a recipe: objectwise train RECIPE [--data NAME] [--preset NAME] [--config FILE] [overrides].
 
 --data NAME chooses other data (a name that `objectwise data` lists, or package.module:Config), whose settings are then the
---data.* flags below. --config FILE reads the experiment from YAML: all fields, or `recipe: NAME` and the fields to change.
+--data.* flags below. --preset NAME chooses one of the recipe's sets of settings (MONet: tuned, paper, blog). --config FILE
+reads the experiment from YAML: all fields, or `recipe: NAME` and the fields to change.
 """
 
 
@@ -41,25 +42,28 @@ def experiment_from(arguments: list[str]) -> Experiment:
     words = list(arguments)
     config = take_option(words, "--config")
     data = take_option(words, "--data")
+    preset = take_option(words, "--preset")
     name = words.pop(0) if words and not words[0].startswith("-") else None
     if name is None and config is None:
         if "--help" in words or "-h" in words:
             name = next(iter(RECIPES))
         else:
             raise UserError("train needs a recipe (`objectwise recipes` lists them) or --config FILE")
-    base = _from_file(Path(config), name, data) if config is not None else recipe(str(name), data)
+    base = _from_file(Path(config), name, data, preset) if config is not None else recipe(str(name), data, preset)
     program = f"objectwise train {name or '--config ' + str(config)}"
     return parse(type(base), words, program=program, description=_DESCRIPTION, default=base)
 
 
-def _from_file(path: Path, name: str | None, data: str | None) -> Experiment:
+def _from_file(path: Path, name: str | None, data: str | None, preset: str | None) -> Experiment:
     values = read_yaml(path)
     base_name = values.pop("recipe", name)
     if base_name is None:
         if data is not None:
             raise UserError("--data goes with a recipe; in a configuration file set data_name and data instead")
+        if preset is not None or "preset" in values:
+            raise UserError("a preset goes with a recipe; begin the configuration file with `recipe: NAME`")
         return load_experiment(path)
-    base = recipe(str(base_name), data or values.pop("data_name", None))
+    base = recipe(str(base_name), data or values.pop("data_name", None), preset or values.pop("preset", None))
     try:
         return merged(base, values)
     except UserError as error:

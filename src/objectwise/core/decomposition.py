@@ -106,7 +106,7 @@ class Decomposition:
 
     def segmentation(self) -> Tensor:
         """(B, H, W) int64: the slot with the largest mask at each pixel, the first one on ties."""
-        return self.masks.float().argmax(dim=1)
+        return _winners(self.masks)
 
     def detach(self) -> Self:
         """The same decomposition without autograd history."""
@@ -148,8 +148,17 @@ def presence_from_masks(masks: Tensor, minimum_share: float = 0.001) -> Tensor:
     Returns:
         (B, K) float32, zeros and ones.
     """
-    winners = masks.float().argmax(dim=1).flatten(1)
-    counts = torch.zeros(masks.shape[:2], device=masks.device).scatter_add_(
-        1, winners, torch.ones(winners.shape, device=masks.device)
-    )
+    winners = _winners(masks).flatten(1)
+    counts = torch.stack([(winners == k).sum(dim=1) for k in range(masks.shape[1])], dim=1)
     return (counts >= minimum_share * winners.shape[1]).float()
+
+
+def _winners(masks: Tensor) -> Tensor:
+    """(B, K, H, W) -> (B, H, W) int64, the first largest; argmax over an axis that is not innermost is many times slower."""
+    best = masks[:, 0].float()
+    winners = torch.zeros_like(best, dtype=torch.int64)
+    for k in range(1, masks.shape[1]):
+        here = masks[:, k].float()
+        winners.masked_fill_(here > best, k)
+        best = torch.maximum(best, here)
+    return winners

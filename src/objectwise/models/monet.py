@@ -182,7 +182,7 @@ class MONet(SceneModel):
             )
 
     def attend(self, images: Tensor) -> Tensor:
-        """log m_1..log m_K, the attention masks: (B, C, H, W) -> (B, K, H, W) float32; exponentials sum to one."""
+        """Log m_1..log m_K, the attention masks: (B, C, H, W) -> (B, K, H, W) float32; exponentials sum to one."""
         log_scope = images.new_zeros(len(images), 1, *images.shape[2:], dtype=torch.float32)
         log_masks = []
         for _ in range(self.config.num_slots - 1):

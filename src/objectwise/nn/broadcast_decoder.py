@@ -6,6 +6,7 @@ in VAEs", 2019, arXiv:1901.07017; used by MONet and IODINE.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -39,8 +40,8 @@ class SpatialBroadcastDecoder(nn.Module):
         height, width = (side + margin for side in image_size)
         self.first = nn.Conv2d(latent_size + 2, widths[0], kernel)
         self.rest = nn.Sequential()
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
-            self.rest.extend([nn.Conv2d(before, after, kernel), nn.ReLU()])
+        for before, after in itertools.pairwise(widths):
+            self.rest.extend([nn.Conv2d(before, after, kernel), nn.ReLU(inplace=True)])
         self.head = nn.Conv2d(widths[-1], out_channels, 1)
         self.register_buffer("coordinates", coordinates(height, width).unsqueeze(0), persistent=False)
 
@@ -48,12 +49,16 @@ class SpatialBroadcastDecoder(nn.Module):
         """(M, D) codes -> (M, out_channels, H, W)."""
         weight, bias = self.first.weight, self.first.bias
         with float32_island(codes.device):
-            of_code = nn.functional.linear(codes.float(), weight[:, : self.latent_size].sum(dim=(2, 3)), bias)
+            of_code = nn.functional.linear(codes.to(weight.dtype), weight[:, : self.latent_size].sum(dim=(2, 3)), bias)
             of_place = nn.functional.conv2d(self.coordinates, weight[:, self.latent_size :])
         if torch.is_autocast_enabled(codes.device.type):
             dtype = torch.get_autocast_dtype(codes.device.type)
             of_code, of_place = of_code.to(dtype), of_place.to(dtype)
-        hidden = nn.functional.relu(of_place + of_code[:, :, None, None])
+        _, channels, height, width = of_place.shape
+        # Channels innermost, a whole row at a time: sums of short pieces are slow.
+        rows = of_place.permute(0, 2, 3, 1).reshape(1, height, width * channels)
+        hidden = nn.functional.relu(rows + of_code.repeat(1, width).unsqueeze(1), inplace=True)
+        hidden = hidden.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
         out: Tensor = self.head(self.rest(hidden))
         return out
 

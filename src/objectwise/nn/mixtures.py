@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def joint_mixture(images: Tensor, means: Tensor, log_masks: Tensor, std: Tensor) -> Tensor:
-    """log Σ_k m_k Π_c N(x_c; μ_kc, σ_k²): a slot explains a pixel in all its channels, as in MONet, equation 3, and IODINE.
+    """Log Σ_k m_k Π_c N(x_c; μ_kc, σ_k²): a slot explains a pixel in all its channels, as in MONet, equation 3, and IODINE.
 
     Args:
         images: (B, C, H, W).
@@ -47,6 +47,6 @@ def weighted_squares(images: Tensor, means: Tensor, log_masks: Tensor, std: Tens
 
 
 def normal_log_density(images: Tensor, means: Tensor, std: Tensor) -> Tensor:
-    """log N(x; μ_k, σ_k²), elementwise: (B, C, H, W), (B, K, C, H, W) and (K,) -> (B, K, C, H, W)."""
+    """Log N(x; μ_k, σ_k²), elementwise: (B, C, H, W), (B, K, C, H, W) and (K,) -> (B, K, C, H, W)."""
     scaled = (images.unsqueeze(1) - means) / std[:, None, None, None]
     return -0.5 * scaled.square() - (std.log() + 0.5 * math.log(2.0 * math.pi))[:, None, None, None]

@@ -8,11 +8,13 @@ either path does not resize; a dense network joins the two paths; the skip tenso
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from objectwise.core import UserError
+from objectwise.nn.instance_norm import InstanceNormReLU
 
 
 class UNet(nn.Module):
@@ -64,11 +66,11 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         x = images
         for number, block in enumerate(self.down):
-            x = block(x if number == 0 else x[:, :, ::2, ::2])  # nearest neighbour, halved
+            x = block(x if number == 0 else _Halved.apply(x))
             skips.append(x)
         x = self.bottleneck(x)
         for number, block in enumerate(self.up):
-            x = block(torch.cat([x if number == 0 else _doubled(x), skips.pop()], dim=1))
+            x = block(torch.cat([x if number == 0 else _Doubled.apply(x), skips.pop()], dim=1))
         out: Tensor = self.head(x)
         return out
 
@@ -84,12 +86,11 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        # One group per channel is instance normalisation, and faster in channels_last.
-        self.norm = nn.GroupNorm(out_channels, out_channels)
+        self.norm = InstanceNormReLU(out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        out: Tensor = nn.functional.relu(self.norm(self.conv(images)))
+        out: Tensor = self.norm(self.conv(images))
         return out
 
 
@@ -120,6 +121,36 @@ def check_halvings(image_size: tuple[int, int], blocks: int) -> None:
         )
 
 
-def _doubled(x: Tensor) -> Tensor:
-    """Nearest neighbour, twice the size."""
-    return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+class _Halved(torch.autograd.Function):
+    """Nearest neighbour, half the size: every other pixel. The gradient keeps the memory layout, so that adding it is fast."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        return x[:, :, ::2, ::2].contiguous(memory_format=layout)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        batch, channels, height, width = gradient.shape
+        layout = (
+            torch.channels_last
+            if gradient.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
+        shape = (batch, channels, 2 * height, 2 * width)
+        spread = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout).zero_()
+        spread[:, :, ::2, ::2] = gradient
+        return spread
+
+
+class _Doubled(torch.autograd.Function):
+    """Nearest neighbour, twice the size; PyTorch's own backward pass is slow in channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(gradients[0], 2, divisor_override=1)

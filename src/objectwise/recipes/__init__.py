@@ -6,6 +6,7 @@ is what ``objectwise recipes`` shows.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,33 +35,39 @@ RECIPES: dict[str, str] = {
 """Name -> function. A recipe named after a model alone takes any data: ``--data NAME``."""
 
 
-def recipe_function(name: str) -> Callable[[], Experiment]:
+def recipe_function(name: str) -> Callable[..., Experiment]:
     """The function of a recipe.
 
     Raises:
         UserError: for an unknown name, with the nearest right one.
     """
-    function: Callable[[], Experiment] = from_table("recipe", name, RECIPES)
+    function: Callable[..., Experiment] = from_table("recipe", name, RECIPES)
     return function
 
 
-def recipe(name: str, data_name: str | None = None) -> Experiment:
+def recipe(name: str, data_name: str | None = None, preset: str | None = None) -> Experiment:
     """A complete experiment.
 
     Args:
         name: of the table, or the import path ``package.module:Class`` of a model of the user's own.
         data_name: other data than the recipe's, by name or import path, with their defaults.
+        preset: which of the recipe's sets of settings, e.g. ``paper``; None: the recipe's default.
 
     Raises:
-        UserError: for an unknown name, or a model of one's own without data.
+        UserError: for an unknown name or preset, or a model of one's own without data.
     """
     from objectwise.recipes.experiment import Experiment
 
     if is_import_path(name):
+        if preset is not None:
+            raise UserError(f"a model of your own has no presets, so --preset {preset} says nothing")
         if data_name is None:
             raise UserError(f"say what '{name}' is to be trained on with --data NAME")
         return Experiment.of(name.partition(":")[2].lower(), name, data_name)
-    experiment = recipe_function(name)()
+    function = recipe_function(name)
+    if preset is not None and "preset" not in inspect.signature(function).parameters:
+        raise UserError(f"{name} has no presets")
+    experiment = function() if preset is None else function(preset)
     if data_name is None or data_name == experiment.data_name:
         return experiment
     return Experiment.of(

@@ -41,6 +41,8 @@ class TrainingConfig(Config):
     """auto: a GPU if there is one."""
     threads: int | None = Field(None, ge=1)
     """CPU threads per process; None: PyTorch's choice. Use 1 beside other jobs."""
+    keep_freed_memory: bool = True
+    """On Linux with glibc: keep freed memory for the next step instead of returning it to the system; faster on CPUs."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints; one is also written at the start, at the end and on Ctrl-C."""
     validate_every: int = Field(250, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +21,10 @@ from objectwise.core import (
     parameter_groups,
     seed_for,
 )
+from objectwise.training.allocator import keep_freed_memory
 from objectwise.training.config import TrainingConfig
+
+_log = logging.getLogger(__name__)
 
 _NOISE = 2
 """Purpose number of the noise seeds; the data's order uses 1."""
@@ -79,6 +83,11 @@ class TrainingModule(lightning.LightningModule):
                 return torch.optim.RMSprop(groups, weight_decay=decay)
             case "sgd":
                 return torch.optim.SGD(groups, weight_decay=decay, fused=True)
+
+    def on_fit_start(self) -> None:
+        """In every process of the training: its memory setting; the first says so once."""
+        if self.settings.keep_freed_memory and keep_freed_memory() and self.trainer.is_global_zero:
+            _log.info("freed memory is kept for the next step (training.keep_freed_memory)")
 
     def training_step(self, batch: tuple[int, Tensor], batch_idx: int) -> None:
         """One optimisation step on the images of step ``batch[0]``."""
