@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import tyro
 from objectwise.cli.parsing import parse, print_json, take_option
 from objectwise.core import Dataset, UserError
 from objectwise.core.imports import import_class
+from objectwise.metrics.groups import GroupScores, GroupSettings, ScoreRow
+from objectwise.metrics.segmentation import Degenerate
 from objectwise.recipes.experiment import Experiment, data_config_class
 from objectwise.recipes.reporting import write_figures
 from objectwise.recipes.runs import CONFIG, evaluation_record, load, run_experiment
@@ -23,7 +26,7 @@ from objectwise.training.precision import hardware_class
 
 @dataclass
 class EvaluateArguments:
-    """Score a run on held-out data: objectwise evaluate RUN [--data NAME [--data.* ...]] [--json].
+    """Score a run on held-out data: objectwise evaluate RUN [--data NAME [--data.* ...]] [--metrics GROUP ...] [--json].
 
     Without --data the run's own data are used, whose settings --data.* changes.
     """
@@ -36,6 +39,11 @@ class EvaluateArguments:
     """Number of images; all if not given."""
     batch_size: int = 64
     """Images at a time."""
+    metrics: tuple[str, ...] = ()
+    """Groups of scores besides the usual ones: segmentation, diagnosis, properties."""
+    degenerate: Degenerate = "skip"
+    """What adjusted Rand indices do with images of fewer than two objects: skip them; one: as scikit-learn, 1 where they are
+    0/0; reference: as DeepMind's code, NaN there."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
     data_class: str | None = None
@@ -52,7 +60,15 @@ def evaluate(arguments: list[str]) -> int:
     given = parse(EvaluateArguments, words, program="objectwise evaluate", description=str(EvaluateArguments.__doc__))
     model = _load(given.run, given.model_class)
     dataset = _dataset(given, data_name, data_flags, model)
-    found = evaluate_model(model, dataset, split=given.split, limit=given.limit, batch_size=given.batch_size)
+    found = evaluate_model(
+        model,
+        dataset,
+        split=given.split,
+        limit=given.limit,
+        batch_size=given.batch_size,
+        metrics=given.metrics,
+        settings=GroupSettings(degenerate=given.degenerate),
+    )
     record = {"run": given.run, "hardware": hardware_class("cpu"), **evaluation_record(found)}
     if given.json:
         print_json(record)
@@ -139,3 +155,39 @@ def _print_scores(found: Evaluation) -> None:
         print(f"{name:<{width}}  {value:.4f}")
     if found.counts is not None:
         print(f"{'confusion':<{width}}  {json.dumps(found.counts.confusion.tolist())}  (rows: true count)")
+    for name, group in found.groups.items():
+        _print_group(name, group)
+
+
+def _print_group(name: str, group: GroupScores) -> None:
+    """A group's tables on stdout, its advice on stderr."""
+    for section, rows in group.sections.items():
+        print(f"\n{name}: {section}")
+        width = max(map(len, rows))
+        counts = sorted({count for row in rows.values() for count in row.by_count})
+        title = f"{'':<{width}}  {'value':>8}  {'95 % interval':<18}  {'scored':<16}"
+        print((title + "".join(f"  {_objects(count):>9}" for count in counts)).rstrip())
+        for label, row in rows.items():
+            print(f"{label:<{width}}  {_row_text(row, counts)}".rstrip())
+    for sentence in group.advice:
+        print(sentence, file=sys.stderr)
+
+
+def _objects(count: int) -> str:
+    return "1 object" if count == 1 else f"{count} objects"
+
+
+def _row_text(row: ScoreRow, counts: list[int]) -> str:
+    low, high = row.interval or (float("nan"), float("nan"))
+    interval = "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+    images = f"{row.n_scored}" + (f" ({row.n_skipped} skipped)" if row.n_skipped else "")
+    text = f"{_number(row.value):>8}  {interval:<18}  {images:<16}"
+    for count in counts:
+        text += f"  {_number(row.by_count[count].value) if count in row.by_count else '':>9}"
+    if row.threshold is not None:
+        text += f"  {'FIRES' if row.advice else 'ok':<5} (threshold {row.threshold:g})"
+    return text
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"

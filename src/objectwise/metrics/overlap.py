@@ -51,6 +51,8 @@ class Overlaps(NamedTuple):
         shared: (B, E, K) int64 pixels in both.
         true_sizes: (B, E) int64 pixels.
         sizes: (B, K) int64 pixels.
+        true_names: (E,) int64 true id of each row, ascending.
+        names: (K,) int64 label of each column, ascending.
         background: (E,) bool, which true segments are background.
         policy: how the labels came about.
     """
@@ -59,6 +61,8 @@ class Overlaps(NamedTuple):
     shared: np.ndarray
     true_sizes: np.ndarray
     sizes: np.ndarray
+    true_names: np.ndarray
+    names: np.ndarray
     background: np.ndarray
     policy: dict[str, object]
 
@@ -80,14 +84,14 @@ def overlaps(true_ids: Map, masks_or_ids: Map, background_ids: Sequence[int] = (
         UserError: for shapes or types that cannot work.
     """
     labels, policy = segment_labels(true_ids, masks_or_ids)
-    counts, row_ids, _ = contingency(true_ids, labels)
+    counts, row_ids, column_ids = contingency(true_ids, labels)
     shared = counts.numpy()
     true_sizes, sizes = shared.sum(axis=2), shared.sum(axis=1)
     union = true_sizes[:, :, None] + sizes[:, None, :] - shared
     iou = shared / np.maximum(union, 1)
     background = torch.isin(row_ids, row_ids.new_tensor(tuple(background_ids))).numpy()
     policy["background_ids"] = tuple(background_ids)
-    return Overlaps(iou, shared, true_sizes, sizes, background, policy)
+    return Overlaps(iou, shared, true_sizes, sizes, row_ids.numpy(), column_ids.numpy(), background, policy)
 
 
 # -- covering: many to one -------------------------------------------------------------------------------------------

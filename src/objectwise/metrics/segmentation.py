@@ -95,7 +95,7 @@ def segment_labels(
     policy["labels"] = "largest mask in float32, first on ties"
     if masks_or_ids.shape[2:] != true_ids.shape[1:]:
         policy["labels"] = f"masks resized bilinearly from {tuple(masks_or_ids.shape[2:])}, then largest, first on ties"
-    return labels_from_masks(_resized(masks_or_ids, true_ids)), policy
+    return labels_from_masks(resized(masks_or_ids, true_ids)), policy
 
 
 def contingency(true_ids: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -264,7 +264,8 @@ def _compact(ids: Tensor) -> tuple[Tensor, Tensor]:
     return inverse, values.cpu()
 
 
-def _resized(masks: Tensor, true_ids: Tensor) -> Tensor:
+def resized(masks: Tensor, true_ids: Tensor) -> Tensor:
+    """Masks (B, K, h, w) at the size of the true ids (B, H, W), bilinearly where it is another."""
     if masks.shape[2:] == true_ids.shape[1:]:
         return masks
     size = (true_ids.shape[1], true_ids.shape[2])

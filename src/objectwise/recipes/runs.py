@@ -214,7 +214,10 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 
 def evaluation_record(found: Evaluation) -> dict[str, Any]:
     """An evaluation as plain values for JSON."""
-    return {"split": found.split, "images": found.images, **found.scores, "details": found.details}
+    record = {"split": found.split, "images": found.images, **found.scores, "details": found.details}
+    if found.groups:
+        record["metrics"] = {name: group.record() for name, group in found.groups.items()}
+    return record
 
 
 def load(where: str | Path, *, model_class: type[nn.Module] | None = None, **changes: object) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from objectwise.core import Batch, Dataset, Decomposition, UserError, nearest
 from objectwise.metrics.counting import CountScores, count_scores
+from objectwise.metrics.groups import GroupScores, GroupSettings, metric_group
 from objectwise.metrics.reconstruction import mse
 from objectwise.metrics.segmentation import foreground_ari
+
+_SAME_MASK = 1e-3
+"""Masks that differ by no more than this everywhere are one kind."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Evaluation:
         scores: name -> number; NaN values are left out.
         details: policies, numbers of images scored and skipped, confusion matrix, by name of the score.
         counts: the count scores, where the data have counts.
+        groups: metric group -> what it found, for the groups that were asked for.
     """
 
     split: str
@@ -33,6 +38,7 @@ class Evaluation:
     scores: dict[str, float]
     details: dict[str, Any]
     counts: CountScores | None
+    groups: dict[str, GroupScores] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -60,7 +66,14 @@ def decompositions(
 
 
 def evaluate(
-    model: nn.Module, dataset: Dataset, *, split: str = "test", limit: int | None = None, batch_size: int = 64
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    metrics: Sequence[str] = (),
+    settings: GroupSettings | None = None,
 ) -> Evaluation:
     """Score a model on the first ``limit`` samples of a split.
 
@@ -73,10 +86,13 @@ def evaluate(
         split: which split.
         limit: number of images; None: all.
         batch_size: images at a time.
+        metrics: names of :data:`~objectwise.metrics.groups.METRIC_GROUPS`, computed besides.
+        settings: of those groups.
 
     Raises:
-        UserError: for an unknown or empty split.
+        UserError: for an unknown or empty split, an unknown group, or data that lack what a group needs.
     """
+    groups = _Groups(model, metrics, settings)
     if batch_size < 1 or (limit is not None and limit < 1):
         raise UserError(f"batch_size {batch_size} and limit {limit} must be at least 1")
     if split not in dataset.splits:
@@ -100,7 +116,47 @@ def evaluate(
         if batch.counts is not None:
             true_counts.append(batch.counts.numpy())
             found_counts.append(out.counts().numpy())
-    return _summary(split, size, columns, true_counts, found_counts)
+        groups.add(batch, out)
+    summary = _summary(split, size, columns, true_counts, found_counts)
+    return replace(summary, groups=groups.scores())
+
+
+class _Groups:
+    """The metric groups that were asked for, fed batch by batch."""
+
+    def __init__(self, model: Any, names: Sequence[str], settings: GroupSettings | None) -> None:
+        self.model = model
+        self.groups = {name: metric_group(name, settings) for name in names}
+        self.kinds: tuple[str, ...] | None = None
+
+    def add(self, batch: Batch, out: Decomposition) -> None:
+        if not self.groups:
+            return
+        masks = self._masks(out)
+        for group in self.groups.values():
+            group.add(batch, out, masks)
+
+    def scores(self) -> dict[str, GroupScores]:
+        return {name: group.scores() for name, group in self.groups.items()}
+
+    def _masks(self, out: Decomposition) -> dict[str, Tensor]:
+        """The model's masks; its attention masks and those its slots decode to, where these are others (in the first batch)."""
+        device = next(self.model.parameters()).device
+        decoded = self.model.decode(out.slots.to(device), out.presence.to(device)).masks.cpu()
+        kinds = {"masks": out.masks, "attention_masks": out.attention_masks, "decoded_masks": decoded}
+        found = {kind: masks for kind, masks in kinds.items() if masks is not None}
+        if self.kinds is None:
+            names = list(found)
+            self.kinds = tuple(
+                kind
+                for position, kind in enumerate(names)
+                if not any(_same_masks(found[kind], found[other]) for other in names[:position])
+            )
+        return {kind: found[kind] for kind in self.kinds}
+
+
+def _same_masks(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.allclose(first.float(), second.float(), atol=_SAME_MASK)
 
 
 def _summary(
