@@ -51,7 +51,9 @@ def test_trials_are_sound(name: str, scale: Any, tmp_path: Path) -> None:
         assert all(without_seed(trial) == without_seed(part[0]) for trial in part[1:])
         seeds = [trial.experiment.seed for trial in part]
         assert seeds == list(range({"smoke": 1}.get(scale, len(seeds))))
-        assert scale == "smoke" or len(seeds) >= 3
+        assert scale != "full" or len(seeds) >= 3
+    # In a quick run a setting that is there for comparison may have fewer seeds than the one that is claimed.
+    assert scale == "smoke" or max(map(len, groups.values())) >= 3
     first = [without_seed(part[0]) for part in groups.values()]
     assert all(a != b for i, a in enumerate(first) for b in first[:i])
     save_experiment(trials[0].experiment, tmp_path / "config.yaml")
@@ -66,13 +68,20 @@ def test_models_fit_their_data(name: str) -> None:
 
 
 def test_quick_studies_keep_to_two_hours() -> None:
-    """A rough law: 50 ms a step for AIR, 37 for others, 2.8 times that for VIMCO, half a minute a trial, two at a time."""
+    """A rough law: 50 ms a step for AIR, 37 for others, 2.8 times that for VIMCO, half a minute a trial, two at a time.
+
+    MONet's small network takes 0.2 s per slot at 64×64 on one core, its component VAE alone half of that.
+    """
     for name in STUDIES:
         seconds = 0.0
         for trial in named_study(name).trials(Settings("quick")):
             model: Any = trial.experiment.model
             step = 0.050 if getattr(model, "kind", "") == "air" else 0.037
             step *= 2.8 if getattr(model, "estimator", "") == "vimco" else 1.0
+            if "monet" in name:
+                _, height, width = trial.experiment.build_data().image_shape
+                slots = getattr(model, "num_slots", 5) * (0.5 if name == "monet-masks" else 1.0)
+                step = 0.2 * slots * height * width / 64**2
             seconds += 30.0 + step * trial.experiment.training.max_steps
         assert seconds / 2 <= 100 * 60, f"{name}: {seconds / 120:.0f} minutes"
 
