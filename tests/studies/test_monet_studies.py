@@ -21,6 +21,7 @@ from objectwise.studies import scene_scores as scenes
 from objectwise.studies.monet_decomposition import SETS, MonetDecomposition
 from objectwise.studies.monet_generalization import HIDDEN, occluded_objects, reslotted
 from objectwise.studies.monet_masks import GivenMasks, GivenMaskScenesConfig, GivenMasksConfig
+from objectwise.studies.monet_two_shapes import DIFFERENT, IDEAS, SAME, MonetTwoShapes
 from objectwise.studies.study import Settings
 
 SMOKE = Settings("smoke")
@@ -391,3 +392,17 @@ def test_another_number_of_slots_keeps_the_weights(tmp_path: Path) -> None:
     assert second.masks.shape[1] == 5
     torch.testing.assert_close(first.masks[:, :2], second.masks[:, :2])
     assert reslotted(model, 3) is model
+
+
+def test_ideas_for_pairs_of_one_colour_are_told_by_their_medians() -> None:
+    def record(group: str, same: float) -> dict[str, Any]:
+        different = {"foreground_ari": 0.97, "mbo": 0.91}
+        return {"group": group, DIFFERENT: different, SAME: {"foreground_ari": same}}
+
+    records = [record("mixture loss", 0.02), *(record("small slots", same) for same in (0.1, 0.5, 0.4))]
+    text = MonetTwoShapes()._summary(records, "mixture loss")
+    assert "foreground ARI 0.970; mBO 0.910. On pairs of one colour: foreground ARI 0.020." in text
+    assert text.endswith("Ideas for these, medians: small slots 0.400.")
+    assert "Ideas" not in MonetTwoShapes()._summary(records[:1], "mixture loss")
+    groups = {trial.group for trial in MonetTwoShapes().trials(Settings("full"))}
+    assert len(groups & set(IDEAS)) >= 2

@@ -65,7 +65,8 @@ def write_figures(
         f"{experiment.name}: what it found",
         sections,
         summary=f"{experiment.model_name} trained without labels on {experiment.data_name}; every picture and number below is "
-        f"of the {found.split} split, which training never saw. Pictures show its first images, not chosen ones.",
+        f"of the {found.split} split, which training never saw. Pictures show its first images or, where it is "
+        "said, the worst by a score; none was picked.",
         notices=_notices(found),
         numbers=_numbers(found),
         config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -151,6 +152,8 @@ def failure_section(
     known = int(np.isfinite(scores).sum())
     headings = (f"the {len(worst)} worst of {known} images by {name}", f"the first {len(first)} images")
     for heading, rows in zip(headings, (worst, first), strict=True):
+        if len(rows) == 0:  # no score is finite
+            continue
         batch, out = next(decompositions(model, dataset, split, rows))
         notes = [figures.style.score_text(scores[row], digits) for row in rows]
         panels.append(figures.GalleryPanel(heading, batch, out, notes))

@@ -1,4 +1,8 @@
-"""MONet's motivation: a component VAE reconstructs better given the masks of the objects than one mask of all, or wrong masks."""
+"""MONet's motivation: a component VAE reconstructs better given the masks of the objects than one mask of all, or wrong masks.
+
+The masks come as further channels of the images. A model sees nothing but images, and so training, resuming and the reports of
+these runs are those of any other; the price is that true masks, which are labels, reach a loss here and nowhere else.
+"""
 
 from __future__ import annotations
 

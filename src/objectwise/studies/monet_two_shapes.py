@@ -115,6 +115,9 @@ class MonetTwoShapes:
             "data": f"two_shapes, corrected, {side}x{side}, K = 3",
             "better_loss": best,
             "goal": GOAL,
+            "same_colour_median": {
+                group: scenes.middle(_of(records, group, SAME, "foreground_ari")) for group in groups
+            },
             "seeds_that_reach": {name: f"{sum(seeds)} of {len(seeds)}" for name, seeds in reached.items()},
             "trials": records,
         }
@@ -135,9 +138,12 @@ class MonetTwoShapes:
             ", ".join(shown(record[kind][name]) for record in part)
             for kind, name in ((DIFFERENT, "foreground_ari"), (DIFFERENT, "mbo"), (SAME, "foreground_ari"))
         )
+        ideas = {r["group"]: None for r in records if r["group"] in IDEAS}
+        told = ", ".join(f"{idea} {shown(scenes.middle(_of(records, idea, SAME, 'foreground_ari')))}" for idea in ideas)
         return (
             f"{best[0].upper()}{best[1:]}, a number per seed, on held-out pairs of different colours: foreground ARI {ari}; mBO "
             f"{mbo}. On pairs of one colour: foreground ARI {same}."
+            + (f" Ideas for these, medians: {told}." if ideas else "")
         )
 
     def _scores(self, records: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Section:
