@@ -104,6 +104,8 @@ def test_words(cli: Cli, tmp_path: Path, words: str, sentence: str) -> None:
     [
         ("evaluate run --split tset", "the data have no split 'tset'; did you mean 'test'?"),
         ("evaluate run --batch-size 0", "must be at least 1"),
+        ("evaluate run --metrics segmentatoin", "no metric group 'segmentatoin'; did you mean 'segmentation'?"),
+        ("evaluate run --metrics properties --limit 10", "need at least 26 images, not 10"),
         ("evaluate run --data.image-size 40", "images of shape (1, 30, 30) (channels, height, width), but the data have"),
         ("evaluate run --data.imagesize 40", "there is no option --data.imagesize"),
         ("evaluate run --data sprites", "but the data have (3, 50, 50)"),

@@ -59,6 +59,34 @@ def test_evaluate_for_people(cli: Cli, finished_run: Path) -> None:
     assert done.err == "10 images of the val split\n"
 
 
+def test_evaluate_metric_groups(cli: Cli, finished_run: Path) -> None:
+    words = ["evaluate", finished_run, "--limit", 40, "--metrics", "segmentation", "diagnosis", "--degenerate", "one"]
+    done = cli(*words, "--json")
+    assert done.code == 0, done.err
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    record = json.loads(done.out, parse_constant=refuse)
+    rows = record["metrics"]["segmentation"]["masks"]
+    assert rows["foreground_ari"]["policy"]["degenerate"] == "one"
+    assert rows["foreground_ari"]["n_scored"] == 40
+    assert sum(part["n_scored"] for part in rows["ari"]["by_count"].values()) == 40
+    assert rows["ari"]["interval"][0] <= rows["ari"]["value"] <= rows["ari"]["interval"][1]
+    assert record["metrics"]["segmentation"]["reconstruction"]["mse"]["value"] == pytest.approx(record["mse"])
+    assert record["metrics"]["diagnosis"]["masks"]["stripes"]["threshold"] == 0.6
+    plain = json.loads(cli("evaluate", finished_run, "--limit", 40, "--json").out)
+    assert {name: value for name, value in record.items() if name != "metrics"} == plain
+    told = cli(*words)
+    assert "segmentation: masks" in told.out
+    assert "2 objects" in told.out
+    assert f"{rows['mbo_i']['value']:.4f}" in told.out
+    assert "diagnosis: masks" in told.out
+    assert "foreground ARI: " in told.err
+    fires = [line for line in told.out.splitlines() if " FIRES " in line]
+    assert len(fires) == sum("masks: " in line for line in told.err.splitlines())
+
+
 def test_evaluate_a_bare_model(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run / "model", tmp_path / "bare")
     flags = [flag.replace("--", "--data.") if flag.startswith("--") else flag for flag in SMALL]

@@ -248,6 +248,17 @@ def test_laws_between_scores() -> None:
     assert (value["miou_fg"] < value["mbo_i"])[objects].any()  # a slot that is best for two
 
 
+def test_ties_of_the_matching_do_not_depend_on_the_order_of_the_slots() -> None:
+    """Two matchings of Σ IoU 1/2: g2 alone (0 + 2/4), or both (1/3 + 1/6), whose Dice are 0 + 2/3 and 1/2 + 2/7."""
+    truth, labels = [1, 2, 2, 2, 0, 0, 0], [1, 0, 1, 1, 0, 0, 0]
+    for predicted in (labels, [1 - label for label in labels]):
+        assert SCORES["miou_fg"](ids(truth), ids(predicted)).value == pytest.approx(1 / 4)
+        assert SCORES["dice_fg"](ids(truth), ids(predicted)).value == pytest.approx(11 / 28)
+    # One slot covers background and object alike: it is the background's.
+    assert SCORES["miou_fg_matched_with_bg"](ids([0, 0, 1, 1]), ids([3, 3, 3, 3])).value == 0.0
+    assert SCORES["miou_fg_matched_with_bg"](ids([5, 5, 1, 1]), ids([3] * 4), background_ids=(5,)).value == 0.0
+
+
 def test_splitting_the_slot_that_covers_an_object_lowers_the_covering() -> None:
     truth = ids(TRUTH)
     for name in ("sc", "msc", "sc_fg", "mbo_i", "miou_gt", "miou_fg"):
@@ -268,7 +279,7 @@ def test_several_backgrounds_are_left_out_of_the_foreground_scores() -> None:
 def test_classes_merge_the_objects_of_an_image() -> None:
     """A and B of one class in one slot: found as a class, not as instances."""
     truth, labels = ids(TRUTH, TRUTH), ids(TABLE["3 A and B in one slot"][0], TRUTH)
-    same, different = torch.tensor([[7, 4, 4]] * 2), torch.tensor([[4, 4, 5]] * 2)
+    same, different = torch.tensor([[7, 0, 0]] * 2), torch.tensor([[0, 0, 5]] * 2)
     assert metrics.mbo_i(truth, labels).per_image.tolist() == [0.5, 1.0]
     assert metrics.mbo_c(truth, labels, same).per_image.tolist() == [1.0, 0.5]
     assert metrics.mbo_c(truth, labels, different).per_image.tolist() == [0.5, 1.0]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toys import ToyData, ToyDataConfig, data, toy
+from torch import Tensor
+from toys import Toy, ToyConfig, ToyData, ToyDataConfig, data, toy
 
-from objectwise.core import UserError
+from objectwise.core import Decoded, Decomposition, UserError
 from objectwise.metrics.segmentation import foreground_ari
 from objectwise.training.evaluation import decompositions, evaluate
 
@@ -72,6 +74,78 @@ def test_the_models_mode_and_gradients_are_untouched() -> None:
     state = torch.get_rng_state()
     evaluate(model, data(), split="val")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Attentive(Toy):
+    """The toy with attention masks, and decoded masks other than those of its decompositions."""
+
+    def forward(self, images: Tensor, **more: Any) -> Decomposition:  # type: ignore[override]
+        out = super().forward(images, **more)
+        bright = (images[:, 0] > 0.7).float()
+        seen = torch.stack([1.0 - bright, bright], dim=1)
+        return dataclasses.replace(out, masks=out.masks, attention_masks=seen)
+
+    def decode(self, slots: Tensor, presence: Tensor | None = None) -> Decoded:
+        decoded = super().decode(slots, presence)
+        return decoded._replace(masks=torch.tensor([0.1, 0.9]).view(1, 2, 1, 1).expand_as(decoded.masks))
+
+
+class Repeating(Toy):
+    """Attention masks are the masks."""
+
+    def forward(self, images: Tensor, **more: Any) -> Decomposition:  # type: ignore[override]
+        out = super().forward(images, **more)
+        return dataclasses.replace(out, attention_masks=out.masks.clone())
+
+
+def test_metric_groups_score_every_kind_of_masks() -> None:
+    torch.manual_seed(0)
+    model, dataset = Attentive(ToyConfig(image_shape=(1, 6, 6))), data()
+    found = evaluate(model, dataset, split="val", batch_size=4, metrics=("segmentation", "diagnosis"))
+    plain = evaluate(model, dataset, split="val", batch_size=4)
+    assert found.scores == plain.scores
+    assert plain.groups == {}
+    assert set(found.groups) == {"segmentation", "diagnosis"}
+    segmentation = found.groups["segmentation"].sections
+    # Toy's decode is asked by its forward too: masks are the decoded ones, and only the attention masks differ.
+    assert set(segmentation) == {"masks", "attention_masks", "reconstruction"}
+    assert segmentation["attention_masks"]["ari"].value == 1.0
+    assert segmentation["masks"]["ari"].value == 0.0
+    assert segmentation["masks"]["ari"].n_scored + segmentation["masks"]["ari"].n_skipped == 9
+    assert set(found.groups["diagnosis"].sections) == {"masks", "attention_masks"}
+    torch.manual_seed(0)
+    same = evaluate(Repeating(ToyConfig(image_shape=(1, 6, 6))), dataset, split="val", metrics=("segmentation",))
+    assert set(same.groups["segmentation"].sections) == {"masks", "reconstruction"}
+
+
+def test_masks_that_slots_alone_imply_are_scored_where_they_are_others() -> None:
+    """As MONet: its masks are those of the attention, and the decoder has its own."""
+
+    class Own(Attentive):
+        def forward(self, images: Tensor, **more: Any) -> Decomposition:  # type: ignore[override]
+            out = super().forward(images, **more)
+            assert out.attention_masks is not None
+            return dataclasses.replace(out, masks=out.attention_masks)
+
+    torch.manual_seed(0)
+    found = evaluate(Own(ToyConfig(image_shape=(1, 6, 6))), data(), split="val", metrics=("segmentation",))
+    sections = found.groups["segmentation"].sections
+    assert set(sections) == {"masks", "decoded_masks", "reconstruction"}
+    assert sections["masks"]["ari"].value == 1.0
+    assert sections["decoded_masks"]["ari"].value == 0.0
+
+
+def test_groups_that_cannot_be_computed_are_refused() -> None:
+    with pytest.raises(UserError, match="no metric group 'segment'; did you mean 'segmentation'"):
+        evaluate(toy(), data(), metrics=("segment",))
+    dataset = data()
+    plain = dataset.batch
+    dataset.batch = lambda split, indices: dataclasses.replace(  # type: ignore[method-assign,misc,assignment]
+        plain(split, indices), instances=None
+    )
+    with pytest.raises(UserError, match="the data have no masks of the true objects"):
+        evaluate(toy(), dataset, metrics=("segmentation",))
+    assert "stripes" in evaluate(toy(), dataset, metrics=("diagnosis",)).groups["diagnosis"].sections["masks"]
 
 
 @pytest.mark.parametrize(

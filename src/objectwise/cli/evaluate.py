@@ -186,7 +186,7 @@ def _row_text(row: ScoreRow, counts: list[int]) -> str:
         text += f"  {_number(row.by_count[count].value) if count in row.by_count else '':>9}"
     if row.threshold is not None:
         text += f"  {'FIRES' if row.advice else 'ok':<5} (threshold {row.threshold:g})"
-    return text
+    return f"{text}  {row.note}"
 
 
 def _number(value: float) -> str:

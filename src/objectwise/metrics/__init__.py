@@ -1,5 +1,6 @@
 """Pure functions of tensors: labels and predictions in, a typed result out."""
 
+from objectwise.metrics.boxes import DetectionScores, average_precision, box_iou, corloc, detection
 from objectwise.metrics.counting import CountScores, collapse, count_scores, wilson_interval
 from objectwise.metrics.diagnosis import (
     DETECTORS,
@@ -67,6 +68,7 @@ __all__ = [
     "ColourClusters",
     "ColourMerge",
     "CountScores",
+    "DetectionScores",
     "GroupScores",
     "GroupSettings",
     "MetricGroup",
@@ -79,17 +81,21 @@ __all__ = [
     "PropertyScores",
     "ScoreRow",
     "adjusted_rand_index",
+    "average_precision",
     "background_perplexity",
     "background_split",
     "bootstrap_interval",
+    "box_iou",
     "catches_up_at",
     "codes_for_probe",
     "collapse",
     "colour_clusters",
     "colour_merge",
     "contingency",
+    "corloc",
     "count_scores",
     "degenerate_advice",
+    "detection",
     "dice",
     "empty_slots",
     "filled_slots",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from objectwise.core import MetricResult, UserError
 from objectwise.metrics.overlap import Map, Overlaps, overlaps
-from objectwise.metrics.segmentation import labels_from_masks
+from objectwise.metrics.segmentation import labels_from_masks, segment_labels
 
 _FILLED = 0.001
 _GREY = 0.05
@@ -267,8 +268,12 @@ def slot_hues(images: Tensor | np.ndarray, masks: Tensor | np.ndarray) -> np.nda
         raise UserError(f"hues need images (images, 3, height, width) of the masks' size, not {tuple(images.shape)}")
     red, green, blue = images.unbind(dim=1)
     plane = torch.stack([red - (green + blue) / 2.0, (green - blue) * 3**0.5 / 2.0], dim=1)
-    held = torch.nn.functional.one_hot(labels_from_masks(masks), masks.shape[1]).double()
-    mean = torch.einsum("bchw,bhwk->bkc", plane, held) / held.sum(dim=(1, 2)).clamp_min(1.0).unsqueeze(2)
+    slots = masks.shape[1]
+    holder = labels_from_masks(masks).flatten(1) + slots * torch.arange(len(masks)).unsqueeze(1)
+    sums = torch.zeros(len(masks) * slots, 2, dtype=torch.float64)
+    sums.index_add_(0, holder.flatten(), plane.movedim(1, -1).reshape(-1, 2))
+    pixels = torch.bincount(holder.flatten(), minlength=len(sums)).clamp_min(1)
+    mean = (sums / pixels.unsqueeze(1)).view(len(masks), slots, 2)
     length = mean.norm(dim=2, keepdim=True)
     kept = (filled_slots(masks) & ~_largest(masks)).unsqueeze(2) & (length > _GREY)
     return torch.where(kept, mean / length.clamp_min(1e-12), torch.nan).numpy()
@@ -315,9 +320,11 @@ def colour_clusters(hues: np.ndarray, *, generator: torch.Generator, draws: int 
 def slot_kl(mean: Tensor, std: Tensor, filled: Tensor) -> MetricResult:
     """Nats that a filled slot's posterior says beyond the prior N(0, 1), averaged over an image's filled slots.
 
+    For a model with another prior it is a rough guide.
+
     Args:
         mean: (B, K, D).
-        std: (B, K, D), positive.
+        std: (B, K, D); numbers without spread are no latents and count nothing.
         filled: (B, K) bool.
     """
     return _result("slot_kl", _mean_where(_nats(mean, std).sum(dim=2).numpy(), filled.numpy()))
@@ -325,13 +332,15 @@ def slot_kl(mean: Tensor, std: Tensor, filled: Tensor) -> MetricResult:
 
 def _nats(mean: Tensor, std: Tensor) -> Tensor:
     mean, std = mean.detach().double(), std.detach().double()
-    return 0.5 * (mean.square() + std.square() - 1.0 - 2.0 * std.log())
+    nats = 0.5 * (mean.square() + std.square() - 1.0 - 2.0 * std.clamp_min(1e-300).log())
+    return torch.where(std > 0.0, nats, 0.0)
 
 
 # -- thresholds and advice -------------------------------------------------------------------------------------------
 
 
-class Scene(NamedTuple):
+@dataclass(frozen=True)
+class Scene:
     """What detectors look at: B images and one kind of masks.
 
     Attributes:
@@ -350,11 +359,16 @@ class Scene(NamedTuple):
     posterior: tuple[Tensor, Tensor] | None = None
     before: Tensor | None = None
 
-    @property
+    @cached_property
     def aligned(self) -> tuple[Tensor, Tensor]:
-        """True ids, and labels or masks to score with them."""
+        """True ids, and the slot that holds each of their pixels; (B, H, W) each."""
         assert self.true_ids is not None
-        return self.true_ids, self.masks
+        return self.true_ids, segment_labels(self.true_ids, self.masks)[0]
+
+    @cached_property
+    def merges(self) -> ColourMerge:
+        """Pairs of objects in one slot, by colour."""
+        return colour_merge(self.images, *self.aligned, background_ids=self.background_ids)
 
 
 def _mean(rows: np.ndarray, generator: torch.Generator) -> float:
@@ -398,22 +412,16 @@ class Detector:
 
 
 def _with_truth(measure: Callable[..., MetricResult]) -> Callable[[Scene], np.ndarray]:
-    return lambda scene: measure(scene.true_ids, scene.masks, background_ids=scene.background_ids).per_image
+    return lambda scene: measure(*scene.aligned, background_ids=scene.background_ids).per_image
 
 
 def _of_masks(measure: Callable[[Tensor], MetricResult]) -> Callable[[Scene], np.ndarray]:
     return lambda scene: measure(scene.masks).per_image
 
 
-def _merges(scene: Scene) -> ColourMerge:
-    true_ids, masks = scene.aligned
-    return colour_merge(scene.images, true_ids, masks, background_ids=scene.background_ids)
-
-
 def _first_step_on_objects(scene: Scene) -> np.ndarray:
     """Share of the objects' pixels that the first slot holds."""
-    true_ids, masks = scene.aligned
-    found = overlaps(true_ids, masks, scene.background_ids)
+    found = overlaps(*scene.aligned, scene.background_ids)
     pixels = (found.objects * found.true_sizes).sum(axis=1)
     first = found.names == 0
     held = (found.objects[:, :, None] * found.shared[:, :, first]).sum(axis=(1, 2))
@@ -461,12 +469,12 @@ DETECTORS: dict[str, Detector] = {
         needs=("truth",),
     ),
     "same_colour_merge": Detector(
-        lambda scene: _merges(scene).same.per_image,
+        lambda scene: scene.merges.same.per_image,
         "objects of one colour share a slot: the model clusters colours, not objects; compare with other_colour_merge",
         0.5,
         needs=("truth", "colour"),
     ),
-    "other_colour_merge": Detector(lambda scene: _merges(scene).other.per_image, needs=("truth", "colour")),
+    "other_colour_merge": Detector(lambda scene: scene.merges.other.per_image, needs=("truth", "colour")),
     "colour_clusters": Detector(
         lambda scene: slot_hues(scene.images, scene.masks),
         "slots are tied to colours from image to image: the model may cluster colours instead of finding objects",

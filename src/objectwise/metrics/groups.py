@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -106,6 +107,7 @@ class ScoreRow:
         policy: the settings that produced it.
         threshold: of a detector.
         advice: one sentence, where it fired.
+        note: what people must know to read the number, e.g. its kind and unit.
     """
 
     value: float
@@ -116,6 +118,7 @@ class ScoreRow:
     policy: Mapping[str, object] = field(default_factory=dict)
     threshold: float | None = None
     advice: str | None = None
+    note: str = ""
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what does not apply is left out, NaN is None."""
@@ -364,6 +367,7 @@ class PropertiesGroup:
 
     SHARES = (10, 1, 2)
     HEADS: tuple[Head, ...] = ("linear", "mlp1")
+    MAX_STEPS = 6_000
 
     def __init__(self, settings: GroupSettings) -> None:
         self.settings = settings
@@ -385,36 +389,38 @@ class PropertiesGroup:
         images, whole = len(data.slots), sum(self.SHARES)
         if images < 2 * whole:
             raise UserError(f"the metrics 'properties' train heads and need at least {2 * whole} images, not {images}")
-        first, second = (images * sum(self.SHARES[:part]) // whole for part in (1, 2))
-        train, val, test = (
-            data.select(slice(first)),
-            data.select(slice(first, second)),
-            data.select(slice(second, None)),
-        )
+        ends = [images * sum(self.SHARES[:part]) // whole for part in range(4)]
+        train, val, test = (data.select(slice(start, end)) for start, end in pairwise(ends))
         sections = {}
         for head in self.HEADS:
             for matching in get_args(Matching):
                 found = predict_properties(
-                    train, val, test, self.specs, head=head, matching=matching, seed=self.settings.seed
+                    *(train, val, test, self.specs),
+                    head=head,
+                    matching=matching,
+                    seed=self.settings.seed,
+                    max_steps=self.MAX_STEPS,
                 )
                 sections[f"{head}_{matching}_matching"] = {
                     name: self._row(score, found) for name, score in found.factors.items()
                 }
-        policy = {"masks": "masks", "images": (first, second - first, images - second), "seed": self.settings.seed}
+        policy = {"masks": "masks", "images": found.policy["images"], "seed": self.settings.seed}
         return GroupScores(sections, policy=policy)
 
     @staticmethod
     def _row(score: PropertyScore, found: PropertyScores) -> ScoreRow:
         policy = {"score": score.score, "unit": score.unit, "chance": score.chance, "steps": found.steps}
+        kind = f"accuracy, chance {score.chance:.4f}" if score.score == "accuracy" else f"R², {score.unit}"
         if score.constant:
             policy["constant"] = True
-        return ScoreRow(score.value, found.n_objects - found.n_unmatched, found.n_unmatched, policy=policy)
+            kind = "constant"
+        return ScoreRow(score.value, found.n_objects - found.n_unmatched, found.n_unmatched, policy=policy, note=kind)
 
 
 def _plain(value: object) -> Any:
-    """A value as JSON has it: NaN is None, tuples are lists."""
+    """A value as JSON has it: what is not finite is None, tuples are lists."""
     if isinstance(value, float):
-        return None if math.isnan(value) else value
+        return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -211,13 +211,14 @@ def predict_properties(
         if matching == "mask" and part.similarity is None:
             raise UserError("matching by masks needs masks; give them, or match by loss")
     targets = _Targets.of(specs, parts)
+    if matching == "mask":
+        train, val, test = (_with_mask_matching(part) for part in (train, val, test))
     predictor = _Predictor(train, targets, head, seed)
     steps = _fit(predictor, train, val, targets, matching, (max_steps, learning_rate, patience, min_delta), seed)
     with torch.no_grad():
-        outputs = predictor(test.slots)
-        pairs = _matched(outputs, test, targets, matching)
+        outputs, objects = _predicted(predictor, test, targets, matching)
     chosen = int(test.selected.sum())
-    scores = {name: targets.score(name, outputs, test, train, pairs) for name in specs}
+    scores = {name: targets.score(name, outputs, test, train, objects) for name in specs}
     policy = {
         "head": head,
         "matching": matching,
@@ -229,13 +230,13 @@ def predict_properties(
         "seed": seed,
     }
     skipped = int((~test.selected.any(dim=1)).sum())
-    return PropertyScores(scores, chosen, chosen - len(pairs[0]), skipped, steps, policy)
+    return PropertyScores(scores, chosen, chosen - len(outputs), skipped, steps, policy)
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------
 
-_Pairs = tuple[Tensor, Tensor, Tensor]
-"""Image, entity and slot of each matched object, (M,) each."""
+_Objects = tuple[Tensor, Tensor]
+"""Image and entity of each of N objects, (N,) each."""
 
 
 @dataclass(frozen=True)
@@ -287,41 +288,37 @@ class _Targets:
         return max(part.stop for part in self.columns.values())
 
     def standardised(self, name: str, values: Tensor) -> Tensor:
-        """(B, E) or (B, E, d) numbers -> (B, E, d)."""
-        rows = values.float().unsqueeze(-1) if values.ndim == 2 else values.float()
-        return (rows - self.mean[name]) / self.std[name]
+        """(N,) or (N, d) numbers -> (N, d)."""
+        return (values.float().view(len(values), -1) - self.mean[name]) / self.std[name]
 
-    def costs(self, outputs: Tensor, data: PropertyData) -> Tensor:
-        """(B, K, columns) outputs -> (B, E, K) loss of every slot for every entity, summed over factors."""
+    def losses(self, outputs: Tensor, data: PropertyData, objects: _Objects) -> Tensor:
+        """Loss of outputs (N, ..., columns) for N objects, summed over factors -> (N, ...)."""
         total: Tensor | float = 0.0
         for name, part in self.columns.items():
-            given, values = outputs[..., part], data.factors[name]
+            given, values = outputs[..., part], data.factors[name][objects]
             if self.specs[name].kind == "categorical":
-                wrong = -given.log_softmax(dim=2).transpose(1, 2)
-                # Rows of background and absent entities may hold anything; they are in no matching.
-                index = values.clamp(0, wrong.shape[1] - 1).unsqueeze(2).expand(-1, -1, wrong.shape[2])
-                total = total + wrong.gather(1, index)
+                index = values.view(-1, *[1] * (given.ndim - 1)).expand(*given.shape[:-1], 1)
+                total = total - given.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
             else:
-                wanted = self.standardised(name, values).unsqueeze(2)
-                total = total + (given.unsqueeze(1) - wanted).square().mean(dim=3)
+                wanted = self.standardised(name, values)
+                wanted = wanted.view(len(wanted), *[1] * (given.ndim - 2), wanted.shape[1])
+                total = total + (given - wanted).square().mean(dim=-1)
         assert isinstance(total, Tensor)
         return total
 
     def score(
-        self, name: str, outputs: Tensor, test: PropertyData, train: PropertyData, pairs: _Pairs
+        self, name: str, outputs: Tensor, test: PropertyData, train: PropertyData, objects: _Objects
     ) -> PropertyScore:
-        """The score of one factor over all selected test objects."""
-        image, entity, slot = pairs
-        given = outputs[image, slot][:, self.columns[name]]
-        spec = self.specs[name]
-        every = test.factors[name][test.selected]
+        """The score of one factor from outputs (N, columns) for the test objects that have a slot."""
+        given, spec = outputs[:, self.columns[name]], self.specs[name]
+        every, values = test.factors[name][test.selected], test.factors[name][objects]
         constant = bool((every == every[:1]).all())
         if spec.kind == "categorical":
-            right = int((given.argmax(dim=1) == test.factors[name][image, entity]).sum())
+            right = int((given.argmax(dim=1) == values).sum())
             value = float("nan") if constant else right / len(every)
             frequent = torch.bincount(train.factors[name][train.selected]).argmax()
             return PropertyScore("accuracy", value, constant, spec.unit, float((every == frequent).double().mean()))
-        wanted = self.standardised(name, test.factors[name])[image, entity].double()
+        wanted = self.standardised(name, values).double()
         rest = (given.double() - wanted).square().sum(dim=0)
         total = (wanted - wanted.mean(dim=0)).square().sum(dim=0)
         varies = total > 1e-9
@@ -358,38 +355,60 @@ class _Predictor(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, slots: Tensor) -> Tensor:
-        """(B, K, D) -> (B, K, columns)."""
+        """(..., D) -> (..., columns)."""
         outputs: Tensor = self.layers((slots - self.mean) / self.spread)
         return outputs
 
 
-def _matched(outputs: Tensor, data: PropertyData, targets: _Targets, matching: Matching) -> _Pairs:
-    """Which slot each selected object has; objects beyond the number of slots have none."""
+def _assigned(costs: Tensor, images: Tensor) -> Tensor:
+    """Slot of each of N objects with costs (N, K), one to one within each image (N,) ascending; -1 for objects beyond K."""
+    rows = costs.numpy()
+    slots = np.full(len(rows), -1)
+    ends = np.flatnonzero(np.diff(images.numpy(), append=-1)) + 1
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        first, slot = linear_sum_assignment(rows[start:end])
+        slots[start + first] = slot
+    return torch.from_numpy(slots)
+
+
+def _with_mask_matching(data: PropertyData) -> PropertyData:
+    """The same with ``similarity`` 1 for the slot that each selected object is matched to and 0 for all others."""
+    assert data.similarity is not None
+    objects = _objects(data)
+    slots = _assigned(1.0 - data.similarity[objects], objects[0])
+    chosen = torch.zeros_like(data.similarity)
+    kept = slots >= 0
+    chosen[objects[0][kept], objects[1][kept], slots[kept]] = 1.0
+    return replace(data, similarity=chosen)
+
+
+def _objects(data: PropertyData) -> _Objects:
+    image, entity = data.selected.nonzero(as_tuple=True)
+    return image, entity
+
+
+def _predicted(
+    predictor: _Predictor, data: PropertyData, targets: _Targets, matching: Matching
+) -> tuple[Tensor, _Objects]:
+    """Outputs (M, columns) for the M objects that have a slot, and which they are."""
+    image, entity = _objects(data)
     if matching == "mask":
         assert data.similarity is not None
-        costs = 1.0 - data.similarity
-    else:
-        costs = targets.costs(outputs, data).detach()
-    images, entities, slots = [], [], []
-    for image, (cost, rows) in enumerate(zip(costs.numpy(), data.selected.numpy(), strict=True)):
-        places = np.flatnonzero(rows)
-        first, slot = linear_sum_assignment(cost[places])
-        images.append(np.full(len(first), image))
-        entities.append(places[first])
-        slots.append(slot)
-    return (
-        torch.from_numpy(np.concatenate(images)),
-        torch.from_numpy(np.concatenate(entities)),
-        torch.from_numpy(np.concatenate(slots)),
-    )
+        chosen = data.similarity[image, entity]
+        slots = torch.where(chosen.any(dim=1), chosen.argmax(dim=1), -1)
+        kept = slots >= 0
+        return predictor(data.slots[image[kept], slots[kept]]), (image[kept], entity[kept])
+    outputs = predictor(data.slots)
+    costs = targets.losses(outputs[image], data, (image, entity))
+    slots = _assigned(costs.detach(), image)
+    kept = slots >= 0
+    return outputs[image[kept], slots[kept]], (image[kept], entity[kept])
 
 
 def _loss(predictor: _Predictor, data: PropertyData, targets: _Targets, matching: Matching) -> Tensor:
-    """Mean loss of the matched objects; 0 where there are none."""
-    outputs = predictor(data.slots)
-    pairs = _matched(outputs, data, targets, matching)
-    costs = targets.costs(outputs, data)[pairs]
-    return costs.sum() / max(len(costs), 1)
+    """Mean loss of the objects that have a slot."""
+    outputs, objects = _predicted(predictor, data, targets, matching)
+    return targets.losses(outputs, data, objects).mean()
 
 
 def _fit(

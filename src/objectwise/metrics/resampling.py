@@ -43,5 +43,7 @@ def bootstrap_interval(
         scores[torch.randint(len(scores), (min(rows, draws - start), len(scores)), generator=generator).numpy()].mean(1)
         for start in range(0, draws, rows)
     ]
-    low, high = np.quantile(np.concatenate(means), [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    # A score that is infinite (a broken reconstruction) has no interpolated quantiles, but it has these.
+    bounds = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
+    low, high = np.quantile(np.concatenate(means), bounds, method="inverted_cdf")
     return float(low), float(high)
