@@ -185,8 +185,8 @@ class MonetGeneralization:
             for kind, part in (record["combinations"] or {}).items()
         ]
         text = (
-            f"Scenes of two shapes; no training scene has an object that is {' or '.join(LEFT_OUT)}, though it has both its "
-            "colour and its shape. Held-out scenes in which every combination is as likely, by whether they hold a new one. "
+            f"Scenes of two shapes. Training never shows this combination: {', '.join(LEFT_OUT)}, though it shows the colour "
+            "and the shape with others. Held-out scenes in which every combination is as likely, by whether they hold the new one. "
             "Multi-dSprites has no such setting and is not part of this."
         )
         header = ["seed", "scenes", "images", "foreground ARI", "mBO", "MSE"]
@@ -382,7 +382,7 @@ def _summary(records: Sequence[Mapping[str, Any]]) -> str:
         for found in (record["completion"] for record in part)
     )
     return (
-        f"Two shapes, a number per seed. Foreground ARI on {new} objects, trained on 1 and 2: {by_count}. On scenes with an "
-        f"{' or '.join(LEFT_OUT)}, which training never showed: {combos}. Hidden objects, IoU of the visible part with the whole "
-        f"shape, then of the drawn shape by picture and by decoded mask: {whole}."
+        f"Two shapes, a number per seed. Foreground ARI on {new} objects, trained on 1 and 2: {by_count}. On scenes with a "
+        f"combination that training never showed ({', '.join(LEFT_OUT)}): {combos}. Hidden objects, IoU of the visible part with "
+        f"the whole shape, then of the drawn shape by picture and by decoded mask: {whole}."
     )
