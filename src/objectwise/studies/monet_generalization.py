@@ -186,7 +186,7 @@ class MonetGeneralization:
         ]
         text = (
             f"Scenes of two shapes. Training never shows this combination: {', '.join(LEFT_OUT)}, though it shows the colour "
-            "and the shape with others. Held-out scenes in which every combination is as likely, by whether they hold the new one. "
+            "and the shape with others. Held-out scenes in which every combination is as likely, by whether they hold it. "
             "Multi-dSprites has no such setting and is not part of this."
         )
         header = ["seed", "scenes", "images", "foreground ARI", "mBO", "MSE"]
