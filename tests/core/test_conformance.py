@@ -143,6 +143,11 @@ class MasksOverPixels(Broken):
         return replace(out, masks=out.masks / out.masks.sum(dim=(2, 3), keepdim=True))
 
 
+class DecodedMasksOverPixels(Broken):
+    def spoil(self, out, images, **rest):
+        return replace(out, decoded_masks=out.masks / out.masks.sum(dim=(2, 3), keepdim=True))
+
+
 class NegativeMasks(Broken):
     def spoil(self, out, images, **rest):
         masks = out.masks.clone()
@@ -310,6 +315,7 @@ BROKEN = [
     (RandomWithoutGenerator, "without a generator two runs give different slots"),
     (RandomDespiteGenerator, "equal seeds give different losses"),
     (MasksOverPixels, "masks do not sum to one over slots"),
+    (DecodedMasksOverPixels, "decoded_masks do not sum to one over slots"),
     (NegativeMasks, "masks has negative values"),
     (MeanLoss, r"loss has shape \(\), the contract says \(3,\)"),
     (InfiniteLoss, "loss is not finite"),
