@@ -167,6 +167,12 @@ def test_figures_again(cli: Cli, run: Path) -> None:
     assert (done.code, done.out) == (0, f"{run / 'report.html'}\n")
     assert (run / "report.html").exists()
     assert len(list((run / "figures").iterdir())) >= 4
+    assert "Segmentation: masks" not in (run / "report.html").read_text()
+    assert cli("figures", run, "--limit", 20, "--metrics", "segmentation", "diagnosis").code == 0
+    page = (run / "report.html").read_text()
+    assert "Segmentation: masks" in page
+    assert "miou_fg_matched_with_bg" in page
+    assert "Diagnosis: masks" in page
 
 
 @pytest.mark.usefixtures("no_figures")

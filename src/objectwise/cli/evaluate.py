@@ -87,6 +87,8 @@ class FiguresArguments:
     """Split of the data that is shown."""
     limit: int | None = None
     """Number of images behind the numbers; all if not given."""
+    metrics: tuple[str, ...] = ()
+    """Groups of scores to show besides: segmentation, diagnosis, properties."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
     data_class: str | None = None
@@ -100,7 +102,7 @@ def figures(arguments: list[str]) -> int:
     model = _load(given.run, given.model_class)  # first: it refuses a class that the user did not pass
     experiment = run_experiment(run, allowed=(given.model_class, given.data_class))
     dataset = experiment.build_data()
-    found = evaluate_model(model, dataset, split=given.split, limit=given.limit)
+    found = evaluate_model(model, dataset, split=given.split, limit=given.limit, metrics=given.metrics)
     command = " ".join(["objectwise figures", *arguments])
     print(write_figures(model, dataset, run, experiment, found, command=command))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from objectwise import figures
 from objectwise.core import Batch, Dataset, Decomposition, UserError
 from objectwise.core.files import atomic_path
 from objectwise.metrics.counting import collapse
+from objectwise.metrics.groups import GroupScores
 from objectwise.metrics.reconstruction import mse
 from objectwise.metrics.segmentation import foreground_ari
 from objectwise.recipes.experiment import Experiment
@@ -55,6 +57,7 @@ def write_figures(
         sections.append(failure_section(model, dataset, found.split))
     if found.counts is not None:
         sections.append(_counting_section(model, dataset, found))
+    sections += [section for name, group in found.groups.items() for section in _group_sections(name, group)]
     rows = read_metrics(run / "metrics.jsonl")
     if rows:
         curves = (figures.curves_figure(rows), "training (batch averages) and validation (held-out scenes)")
@@ -175,6 +178,34 @@ def _counting_section(model: nn.Module, dataset: Dataset, found: Evaluation) -> 
     return figures.Section("Counting", text=text, figures=drawn)
 
 
+def _group_sections(name: str, group: GroupScores) -> list[figures.Section]:
+    """One table per part of a metric group."""
+    sections = []
+    for part, rows in group.sections.items():
+        counts = sorted({count for row in rows.values() for count in row.by_count})
+        header = ["", "value", "95 % interval", "scored", "skipped", *(f"{count} objects" for count in counts), "note"]
+        table = [
+            [
+                label,
+                _shown(row.value),
+                "" if row.interval is None or math.isnan(row.interval[0]) else "{:.4f} to {:.4f}".format(*row.interval),
+                row.n_scored,
+                row.n_skipped,
+                *(_shown(row.by_count[count].value) if count in row.by_count else "" for count in counts),
+                row.advice or row.note,
+            ]
+            for label, row in rows.items()
+        ]
+        sections.append(
+            figures.Section(f"{name.capitalize()}: {part.replace('_', ' ')}", table=figures.Table(header, table))
+        )
+    return sections
+
+
+def _shown(value: float) -> object:
+    return "-" if math.isnan(value) else value
+
+
 def _first_wrong(model: nn.Module, dataset: Dataset, found: Evaluation) -> tuple[Batch, Decomposition] | None:
     """The first few wrongly counted scenes; None if there is none among the first."""
     indices = np.arange(min(_SEARCHED, found.images))
@@ -201,7 +232,8 @@ def _save_figures(run: Path, sections: list[figures.Section]) -> None:
 
 def _notices(found: Evaluation) -> list[str]:
     advice = None if found.counts is None else collapse(found.counts.confusion)
-    return [advice] if advice else []
+    told = [sentence for group in found.groups.values() for sentence in group.advice]
+    return [advice, *told] if advice else told
 
 
 def _numbers(found: Evaluation) -> dict[str, Any]:
