@@ -20,6 +20,10 @@ STUDIES: dict[str, str] = {
     "air-representation": "objectwise.studies.air_representation:AirRepresentation",
     "air-omniglot": "objectwise.studies.air_omniglot:AirOmniglot",
     "air-robustness": "objectwise.studies.air_robustness:AirRobustness",
+    "monet-two-shapes": "objectwise.studies.monet_two_shapes:MonetTwoShapes",
+    "monet-decomposition": "objectwise.studies.monet_decomposition:MonetDecomposition",
+    "monet-masks": "objectwise.studies.monet_masks:MonetMasks",
+    "monet-generalization": "objectwise.studies.monet_generalization:MonetGeneralization",
 }
 """Name -> study."""
 
