@@ -28,7 +28,7 @@ ONE_SEED_IN_QUICK = {
     "air-estimators": r".*(score|vimco|concrete)",
     "air-generalization": "AIR .*",
     "air-robustness": ".*no background model|.* digits|.*plain.*",
-    "monet-two-shapes": ".*simplified.*",
+    "monet-two-shapes": "(?!mixture loss).*",
     "air-representation": ".*",  # one training, five draws of the labelled scenes
 }
 """Study -> groups beside the claim, which below full scale need no more."""
