@@ -28,7 +28,7 @@ ONE_SEED_IN_QUICK = {
     "air-estimators": r".*(score|vimco|concrete)",
     "air-generalization": "AIR .*",
     "air-robustness": ".*no background model|.* digits|.*plain.*",
-    "monet-two-shapes": "(?!mixture loss).*",
+    "monet-two-shapes": "(?!mixture|simplified).*",
     "air-representation": ".*",  # one training, five draws of the labelled scenes
 }
 """Study -> groups beside the claim, which below full scale need no more."""
