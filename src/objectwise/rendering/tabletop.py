@@ -60,7 +60,7 @@ FAMILIES: dict[str, tuple[Kind, ...]] = {
     "primitives": (
         Kind("cube", "cube", 0.5, (0.95, 0.25, 0.2), "cube"),
         Kind("sphere", "sphere", 0.58, (0.25, 0.4, 1.0), "sphere"),
-        Kind("cylinder", "cylinder", 0.5, (0.95, 0.8, 0.2), "axis"),
+        Kind("cylinder", "cylinder", 0.53, (0.95, 0.8, 0.2), "axis"),
     ),
     "tableware": (
         Kind("mug", "mug", 0.5, (0.95, 0.3, 0.25), "none"),
@@ -68,7 +68,7 @@ FAMILIES: dict[str, tuple[Kind, ...]] = {
         Kind("bottle", "bottle", 0.42, (0.35, 0.85, 0.4), "spin"),
     ),
 }
-"""Sets of kinds by name; the index of a kind in its set is its code."""
+"""Sets of kinds by name; the index of a kind in its set is its code. Tops differ in height, so that no two kinds ever tie in depth."""
 
 
 class TabletopConfig(Config):
