@@ -10,6 +10,8 @@ from typing import Any
 from objectwise.core.imports import from_table
 
 DATASETS: dict[str, str] = {
+    "air_3d_single": "objectwise.data.table_scenes:SingleObjectConfig",
+    "air_3d_table": "objectwise.data.table_scenes:TableScenesConfig",
     "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
     "clevr_like": "objectwise.data.clevr_like:ClevrLikeConfig",
     "digits": "objectwise.data.digits:DigitsConfig",
