@@ -18,8 +18,8 @@ import torch
 from pydantic import Field, model_validator
 
 from objectwise.core import SPLITS, Batch, Config, FactorSpec, uniforms
-from objectwise.data.labels import labelled
-from objectwise.data.scenes import checked_indices, place_in_turn
+from objectwise.data.labels import checked_indices, place_in_turn
+from objectwise.data.scenes import labelled
 from objectwise.rendering.tabletop import Kind, TableScene, Tabletop, TabletopConfig
 
 FACTORS = 10_000
