@@ -289,7 +289,7 @@ def check_dataset(dataset: Dataset, *, samples: int = 12) -> None:
         whole = dataset.batch(split, list(range(count)))
         _check_batch(dataset, whole, list(range(count)))
         _check_same_bytes(dataset, split, whole, count)
-        firsts[split] = whole.images
+        firsts[split] = whole
     _check_splits_differ(firsts)
     _promise(_global_random_state() == states, "the dataset draws from a global random generator")
 
@@ -351,13 +351,17 @@ def _check_same_bytes(dataset: Dataset, split: str, whole: Batch, count: int) ->
         _promise(torch.equal(found, expected), f"factor '{name}' depends on the batch it is asked in")
 
 
-def _check_splits_differ(firsts: dict[str, Tensor]) -> None:
+def _check_splits_differ(firsts: dict[str, Batch]) -> None:
+    """Images of one colour, and those without an object, may be the same in two splits."""
     names = list(firsts)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             count = min(len(firsts[first]), len(firsts[second]))
-            varied = firsts[first][:count].flatten(1).std(dim=1) > 0
-            same = (firsts[first][:count] == firsts[second][:count]).flatten(1).all(dim=1)
+            images, others = firsts[first].images[:count], firsts[second].images[:count]
+            varied = images.flatten(1).std(dim=1) > 0
+            objects = firsts[first].counts
+            varied &= torch.ones_like(varied) if objects is None else objects[:count] > 0
+            same = (images == others).flatten(1).all(dim=1)
             _promise(not (same & varied).any(), f"splits '{first}' and '{second}' share a sample")
 
 
