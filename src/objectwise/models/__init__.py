@@ -11,6 +11,7 @@ from objectwise.core.imports import from_table
 
 MODELS: dict[str, str] = {
     "air": "objectwise.models.air:AIR",
+    "air_3d": "objectwise.models.air_3d:AIR3D",
     "monet": "objectwise.models.monet:MONet",
     "vae": "objectwise.models.vae:VAE",
 }

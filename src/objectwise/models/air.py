@@ -408,8 +408,7 @@ class AIR(SceneModel):
             config.num_steps,
             annealed(config.count_prior_start, config.count_prior, config.count_prior_steps, step),
         )
-        # p(n ≥ i) / p(n = i−1) = k + ... + k^{N−i+1}; factored, because k^N itself underflows for small k.
-        odds = [math.log(k) + math.log(math.fsum(k**j for j in range(most - i + 1))) for i in range(1, most + 1)]
+        odds = air_estimators.count_prior_logits(most, k)
         return torch.tensor(odds, device=device)
 
     def _decomposition(

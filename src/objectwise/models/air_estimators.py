@@ -78,6 +78,22 @@ def log_joint(draw: Draw) -> Tensor:
     return draw.log_likelihood + log_count_weights(draw.prior_logits.unsqueeze(0)) - draw.log_ratio.cumsum(dim=1)
 
 
+def count_prior_logits(most: int, k: float) -> list[float]:
+    """Logits of ρ_i = p(n ≥ i | n ≥ i−1), i = 1..``most``, under p(n) ∝ k^n, n = 0..``most``."""
+    # p(n ≥ i) / p(n = i−1) = k + ... + k^{N−i+1}; factored, because k^N itself underflows for small k.
+    return [math.log(k) + math.log(math.fsum(k**j for j in range(most - i + 1))) for i in range(1, most + 1)]
+
+
+def marginal(draw: Draw) -> dict[str, Tensor]:
+    """The ELBO (B,) with the count summed exactly, and its parts; KLs in closed form given the steps before."""
+    weights = log_count_weights(draw.logits).exp()
+    alive = torch.cat([torch.ones_like(weights[:, :1]), logsigmoid(draw.logits).cumsum(dim=1).exp()], dim=1)
+    log_likelihood = (weights * draw.log_likelihood).sum(dim=1)
+    kl_count = (alive[:, :-1] * kl_bernoulli(draw.logits, draw.prior_logits)).sum(dim=1)
+    kl = (alive * draw.kl).sum(dim=1)
+    return {"elbo": log_likelihood - kl_count - kl, "log_likelihood": log_likelihood, "kl_count": kl_count, "kl": kl}
+
+
 def collapsed(draw: Draw) -> Estimate:
     """Loss = −L_C + cross-entropy of q(n | z) to the posterior r = softmax(a) of this draw, which is not differentiated.
 

@@ -49,10 +49,15 @@ class RenderedErrors:
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
 
+    def pictures(self, scene: TableScene) -> Tensor:
+        """(B, M + 1, C, H, W): the first 0, 1, ..., M objects."""
+        own = getattr(self.renderer, "prefixes", None)
+        found: Tensor = rendered_prefixes(self.renderer, scene) if own is None else own(scene)
+        return found
+
     def prefixes(self, images: Tensor, scene: TableScene) -> Tensor:
         """See :class:`SceneErrors`."""
-        own = getattr(self.renderer, "prefixes", None)
-        pictures = rendered_prefixes(self.renderer, scene) if own is None else own(scene)
+        pictures = self.pictures(scene)
         return (images.unsqueeze(1).to(pictures) - pictures).square().flatten(2).sum(dim=2)
 
     def changed(self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
