@@ -101,10 +101,11 @@ class AIR3DConfig(Config):
     """Prior standard deviation of the yaw, radians."""
     rotation_fold: int = Field(1, ge=1, le=8)
     """A yaw's posterior mean lies within π / rotation_fold; 4 if only cubes can be seen to turn."""
-    count_prior: float = Field(1e-3, gt=0.0, lt=1.0)
-    """k in p(n) ∝ k^n."""
-    count_prior_start: float | None = Field(None, gt=0.0, lt=1.0)
-    """k at step 0, from which it falls or rises exponentially to count_prior; None: constant."""
+    count_prior: float = Field(1e-3, gt=0.0, le=1e300)
+    """k in p(n) ∝ k^n: small values make each further object expensive, huge ones demand all N."""
+    count_prior_start: float | None = Field(None, gt=0.0, le=1e300)
+    """k at step 0, from which it falls or rises exponentially to count_prior; None: constant. Huge: no object is switched off
+    before the network knows where to put it."""
     count_prior_steps: int = Field(10_000, ge=1)
     """Steps until count_prior is reached."""
     likelihood_std: float = Field(0.15, gt=0.0, le=1.0)

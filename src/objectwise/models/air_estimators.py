@@ -80,8 +80,12 @@ def log_joint(draw: Draw) -> Tensor:
 
 def count_prior_logits(most: int, k: float) -> list[float]:
     """Logits of ρ_i = p(n ≥ i | n ≥ i−1), i = 1..``most``, under p(n) ∝ k^n, n = 0..``most``."""
-    # p(n ≥ i) / p(n = i−1) = k + ... + k^{N−i+1}; factored, because k^N itself underflows for small k.
-    return [math.log(k) + math.log(math.fsum(k**j for j in range(most - i + 1))) for i in range(1, most + 1)]
+    # p(n ≥ i) / p(n = i−1) = k + ... + k^{N−i+1}; factored, because k^N itself underflows for small k and overflows for large.
+    logits = []
+    for i in range(1, most + 1):
+        powers = [j * math.log(k) for j in range(1, most - i + 2)]
+        logits.append(max(powers) + math.log(math.fsum(math.exp(power - max(powers)) for power in powers)))
+    return logits
 
 
 def marginal(draw: Draw) -> dict[str, Tensor]:

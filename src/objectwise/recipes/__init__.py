@@ -24,6 +24,8 @@ RECIPES: dict[str, str] = {
     "dair-sprites": "objectwise.recipes.air:dair_sprites",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
+    "air-3d-single": "objectwise.recipes.air_3d:air_3d_single",
+    "air-3d-table": "objectwise.recipes.air_3d:air_3d_table",
     "monet-two-shapes": "objectwise.recipes.monet:monet_two_shapes",
     "monet-multi-dsprites": "objectwise.recipes.monet:monet_multi_dsprites",
     "monet-objects-room": "objectwise.recipes.monet:monet_objects_room",
