@@ -165,7 +165,7 @@ def test_rasterised_meshes_are_where_rays_meet_them(kind: int) -> None:
     depth = cast(meshes.MESHES[look.kinds[kind].solid](), origin, (rays @ turn.T).reshape(-1, 3)).reshape(24, 28)
     found = view.depth[0].numpy()
     both = np.isfinite(depth) & np.isfinite(found)
-    assert both.sum() > 25
+    assert both.sum() > 15
     assert (np.isfinite(depth) == np.isfinite(found)).mean() > 0.995  # rays through edges may go either way
     np.testing.assert_allclose(found[both], depth[both], atol=1e-4)
 
@@ -207,8 +207,8 @@ class Plain:
 
 
 @needs_numba
-@pytest.mark.parametrize("family", ["primitives", "tableware"])
-def test_changed_objects_by_brute_force(family: str) -> None:
+@pytest.mark.parametrize(("family", "blur"), [("primitives", 0.0), ("tableware", 0.0), ("primitives", 0.7)])
+def test_changed_objects_by_brute_force(family: str, blur: float) -> None:
     look = config(family=family)
     scene, other = random_scenes(3, 3, look), random_scenes(3, 15, look, seed=1)
     images = torch.rand(3, 3, 24, 28, generator=torch.Generator().manual_seed(2))
@@ -216,10 +216,10 @@ def test_changed_objects_by_brute_force(family: str) -> None:
     assert isinstance(Plain(look), Renderer)
     assert isinstance(scene_errors(Plain(look)), RenderedErrors)
     slow, fast = RenderedErrors(Plain(look)), FastErrors(Tabletop(look))
-    expected, found = slow.changed(images, scene, kind, pose), fast.changed(images, scene, kind, pose)
+    expected, found = (each.changed(images, scene, kind, pose, blur=blur) for each in (slow, fast))
     for ours, theirs in zip(expected, found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(fast.prefixes(images, scene), found[0])
+    torch.testing.assert_close(fast.prefixes(images, scene, blur=blur), found[0])
 
 
 # -- soft silhouettes -------------------------------------------------------------------------------------------------
@@ -246,18 +246,24 @@ def test_soft_pictures_have_the_right_derivative() -> None:
     def value(pose: Tensor, camera: Tensor) -> Tensor:
         return (soft(scene._replace(pose=pose, camera=camera)) * weights).sum()
 
+    kept, total = 0, 0
     for index, start in enumerate((scene.pose, scene.camera)):
         point = start.clone().requires_grad_()
         inputs = [scene.pose, scene.camera]
         inputs[index] = point
         (gradient,) = torch.autograd.grad(value(*inputs), point)
-        flat = start.flatten()
-        for entry in range(flat.numel()):
-            ends = []
-            for sign in (1, -1):
-                moved = flat.clone()
-                moved[entry] += sign * 1e-5
-                inputs[index] = moved.view_as(start)
-                ends.append(value(*inputs))
-            numeric = (ends[0] - ends[1]) / 2e-5
-            assert gradient.flatten()[entry].item() == pytest.approx(numeric.item(), rel=0.02, abs=0.03)
+        for entry in range(start.numel()):
+            slopes = []
+            for step in (1e-5, 3e-5):
+                ends = []
+                for sign in (1, -1):
+                    moved = start.flatten().clone()
+                    moved[entry] += sign * step
+                    inputs[index] = moved.view_as(start)
+                    ends.append(value(*inputs))
+                slopes.append(((ends[0] - ends[1]) / (2 * step)).item())
+            total += 1
+            if slopes[0] == pytest.approx(slopes[1], rel=1e-3, abs=1e-3):  # else a face or the nearer object changes in between
+                kept += 1
+                assert gradient.flatten()[entry].item() == pytest.approx(slopes[0], rel=0.02, abs=0.01)
+    assert kept >= 0.7 * total

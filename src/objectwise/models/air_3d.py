@@ -114,6 +114,11 @@ class AIR3DConfig(Config):
     """σ at step 0, from which it falls or rises exponentially; None: constant."""
     likelihood_std_steps: int = Field(5_000, ge=1)
     """Steps until likelihood_std is reached."""
+    blur_start: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the slowest waves' error in the likelihood at step 0, falling linearly; it draws objects to where they are from afar,
+    and the likelihood is not normalised until it has gone."""
+    blur_steps: int = Field(3_000, ge=1)
+    """Steps until it has gone."""
     widths: tuple[int, ...] = (32, 64, 64)
     """Feature maps of the trunk's convolutions, each of which halves the sides."""
     embedding_size: int = Field(256, ge=1)
@@ -357,6 +362,8 @@ class AIR3D(SceneModel):
         sigma = annealed(config.likelihood_std_start, config.likelihood_std, config.likelihood_std_steps, step)
         constant = images[0].numel() * (math.log(sigma) + 0.5 * math.log(2.0 * math.pi))
 
+        blur = 0.0 if step is None else config.blur_start * max(0.0, 1.0 - step / config.blur_steps)
+
         def log_density(errors: Tensor) -> Tensor:
             return -errors.float() / (2.0 * sigma**2) - constant
 
@@ -367,13 +374,13 @@ class AIR3D(SceneModel):
             everywhere = torch.ones(len(images), len(chain), dtype=torch.bool, device=images.device)
             scene = TableScene(everywhere.long(), pose, everywhere, view.camera).repeated(times)
             scene = scene._replace(kind=every.repeat(len(images), 1))
-            errors, _ = self._errors(images.repeat_interleave(times, 0), scene, False, generator)
+            errors, _ = self._errors(images.repeat_interleave(times, 0), scene, False, blur, generator)
             log_q = kinds.gather(2, every.T.expand(len(images), -1, -1)).sum(dim=1)
             return (log_q.exp().unsqueeze(2) * log_density(errors).view(len(images), times, -1)).sum(dim=1)
         chosen = _choose(kinds, generator)
         scene = TableScene(chosen, pose, torch.ones_like(chosen, dtype=torch.bool), view.camera)
         local = config.identity == "local-expectation"
-        errors, others = self._errors(images, scene, local, generator)
+        errors, others = self._errors(images, scene, local, blur, generator)
         value = log_density(errors)
         if others is not None:
             # Σ_k ∇q(k_i) log p(x | k_i = k, the others): a term of value zero for every object.
@@ -386,20 +393,20 @@ class AIR3D(SceneModel):
         return value + (before - before.detach()) * value.detach()
 
     def _errors(
-        self, images: Tensor, scene: TableScene, alternatives: bool, generator: torch.Generator | None
+        self, images: Tensor, scene: TableScene, alternatives: bool, blur: float, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None]:
         """Squared errors of the prefixes (R, N+1), differentiable; and (R, N, K, N+1) with each object made every kind."""
         config, number = self.config, len(self.look.kinds)
         if not torch.is_grad_enabled():
-            return self.errors.prefixes(images, scene), None
+            return self.errors.prefixes(images, scene, blur=blur), None
         kinds = torch.arange(number, device=images.device).expand(*scene.kind.shape, -1)
         poses = scene.pose.detach().unsqueeze(2)
         if config.gradient == "autograd":
-            base = self.errors.prefixes(images, scene)
+            base = self.errors.prefixes(images, scene, blur=blur)
             if not alternatives:
                 return base, None
             with torch.no_grad():
-                return base, self.errors.changed(images, scene, kinds, poses.expand(-1, -1, number, -1))[1]
+                return base, self.errors.changed(images, scene, kinds, poses.expand(-1, -1, number, -1), blur=blur)[1]
         steps = self.steps(scene.pose)
         shape = (scene.pose.shape[0], scene.pose.shape[1], scene.pose.shape[2])
         offsets, factors = black_box.perturbations(shape, steps, config.gradient, config.pairs, generator)
@@ -409,16 +416,16 @@ class AIR3D(SceneModel):
             moved = torch.cat([moved, poses.expand(-1, -1, number, -1)], dim=2)
             same = torch.cat([same, kinds], dim=2)
         with torch.no_grad():
-            base, changed = self.errors.changed(images, scene, same, moved)
+            base, changed = self.errors.changed(images, scene, same, moved, blur=blur)
         pairs = 2 * offsets.shape[2]
         slopes = black_box.from_differences(changed[:, :, :pairs], factors)
         errors = black_box.with_gradient(base, scene.pose, slopes)
         if scene.camera.requires_grad:
-            errors = self._with_camera(errors, images, scene, generator)
+            errors = self._with_camera(errors, images, scene, blur, generator)
         return errors, changed[:, :, pairs:] if alternatives else None
 
     def _with_camera(
-        self, errors: Tensor, images: Tensor, scene: TableScene, generator: torch.Generator | None
+        self, errors: Tensor, images: Tensor, scene: TableScene, blur: float, generator: torch.Generator | None
     ) -> Tensor:
         """The errors with their derivative in the camera, for which everything is drawn anew."""
         points = scene.camera.unsqueeze(1)
@@ -426,7 +433,7 @@ class AIR3D(SceneModel):
         def function(cameras: Tensor) -> Tensor:
             times = len(cameras) // len(images)
             many = scene.repeated(times)._replace(camera=cameras.squeeze(1))
-            return self.errors.prefixes(images.repeat_interleave(times, 0), many)
+            return self.errors.prefixes(images.repeat_interleave(times, 0), many, blur=blur)
 
         config = self.config
         assert config.gradient != "autograd"

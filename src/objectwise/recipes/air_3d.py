@@ -9,7 +9,7 @@ from objectwise.recipes.experiment import Experiment
 
 _TRAINING = {"max_steps": 20_000, "learning_rate": 5e-4, "schedule": "cosine", "gradient_clip": 1000.0, "validate_every": 500}
 
-_START = {"likelihood_std_start": 0.3, "count_prior_start": 1e60, "count_prior_steps": 4_000}
+_START = {"blur_start": 1.0, "count_prior_start": 1e60, "count_prior_steps": 4_000}
 
 
 def air_3d_single() -> Experiment:
@@ -21,7 +21,7 @@ def air_3d_single() -> Experiment:
         "air-3d-single",
         "air_3d",
         "air_3d_single",
-        model={"num_steps": 1, "identity": "enumeration", "count_prior": 1e100, "likelihood_std_start": 0.3},
+        model={"num_steps": 1, "identity": "enumeration", "count_prior": 1e100, "blur_start": 1.0},
         training=_TRAINING,
     )
 

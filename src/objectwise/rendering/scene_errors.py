@@ -12,17 +12,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from objectwise.rendering.tabletop import Renderer, TableScene, Tabletop, rendered_prefixes
+from objectwise.rendering.tabletop import Renderer, TableScene, Tabletop, rendered_prefixes, waves
 
 
 class SceneErrors(Protocol):
-    """Summed squared errors against images (B, C, H, W)."""
+    """Summed squared errors against images (B, C, H, W).
 
-    def prefixes(self, images: Tensor, scene: TableScene) -> Tensor:
+    ``blur`` is the share w in (1 − w)·(error of the pixels) + w·(error of the slowest waves, :func:`~.tabletop.waves` along rows
+    and columns): an object that does not overlap its counterpart is drawn to it by the second term only.
+    """
+
+    def prefixes(self, images: Tensor, scene: TableScene, *, blur: float = 0.0) -> Tensor:
         """(B, M + 1): of the first 0, 1, ..., M objects."""
         ...
 
-    def changed(self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    def changed(
+        self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor, *, blur: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """The same, and (B, M, A, M + 1): of the prefixes with object m made alternative a.
 
         Args:
@@ -30,6 +36,7 @@ class SceneErrors(Protocol):
             scene: B scenes of M objects.
             kind: (B, M, A) what object m is in alternative a.
             pose: (B, M, A, 3) where it is.
+            blur: see the class.
         """
         ...
 
@@ -55,14 +62,21 @@ class RenderedErrors:
         found: Tensor = rendered_prefixes(self.renderer, scene) if own is None else own(scene)
         return found
 
-    def prefixes(self, images: Tensor, scene: TableScene) -> Tensor:
+    def prefixes(self, images: Tensor, scene: TableScene, *, blur: float = 0.0) -> Tensor:
         """See :class:`SceneErrors`."""
         pictures = self.pictures(scene)
-        return (images.unsqueeze(1).to(pictures) - pictures).square().flatten(2).sum(dim=2)
+        gap = images.unsqueeze(1).to(pictures) - pictures
+        errors = gap.square().flatten(2).sum(dim=2)
+        if blur == 0.0:
+            return errors
+        down, across = (waves(size).to(pictures) for size in pictures.shape[-2:])
+        return (1.0 - blur) * errors + blur * (down @ gap @ across.mT).square().flatten(2).sum(dim=2)
 
-    def changed(self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    def changed(
+        self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor, *, blur: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """See :class:`SceneErrors`."""
-        (batch, number, alternatives), base = kind.shape, self.prefixes(images, scene)
+        (batch, number, alternatives), base = kind.shape, self.prefixes(images, scene, blur=blur)
         rows = []
         for m in range(number):
             many = scene.repeated(alternatives)
@@ -71,7 +85,9 @@ class RenderedErrors:
             used = many.present.clone()
             used[:, m] = True
             found = self.prefixes(
-                images.repeat_interleave(alternatives, 0), many._replace(kind=kinds, pose=poses, present=used)
+                images.repeat_interleave(alternatives, 0),
+                many._replace(kind=kinds, pose=poses, present=used),
+                blur=blur,
             )
             rows.append(found.view(batch, alternatives, number + 1))
         return base, torch.stack(rows, dim=1)
@@ -88,21 +104,23 @@ class FastErrors:
         self.renderer = renderer
         self.slow = RenderedErrors(renderer)
 
-    def prefixes(self, images: Tensor, scene: TableScene) -> Tensor:
+    def prefixes(self, images: Tensor, scene: TableScene, *, blur: float = 0.0) -> Tensor:
         """See :class:`SceneErrors`."""
         if not self._fast(scene):
-            return self.slow.prefixes(images, scene)
+            return self.slow.prefixes(images, scene, blur=blur)
         from objectwise.rendering import tabletop_numba
 
-        return tabletop_numba.errors(images, scene, self.renderer.config)[0].to(scene.pose)
+        return tabletop_numba.errors(images, scene, self.renderer.config, blur=blur)[0].to(scene.pose)
 
-    def changed(self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    def changed(
+        self, images: Tensor, scene: TableScene, kind: Tensor, pose: Tensor, *, blur: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """See :class:`SceneErrors`."""
         if not self._fast(scene):
-            return self.slow.changed(images, scene, kind, pose)
+            return self.slow.changed(images, scene, kind, pose, blur=blur)
         from objectwise.rendering import tabletop_numba
 
-        base, changed = tabletop_numba.errors(images, scene, self.renderer.config, kind, pose)
+        base, changed = tabletop_numba.errors(images, scene, self.renderer.config, kind, pose, blur=blur)
         return base.to(scene.pose), changed.to(scene.pose)
 
     def _fast(self, scene: TableScene) -> bool:

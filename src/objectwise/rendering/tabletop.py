@@ -31,6 +31,8 @@ LIGHT = tuple(part / math.sqrt(0.35**2 + 0.6**2 + 0.75**2) for part in (0.35, -0
 """Unit vector towards the lamp."""
 AMBIENT = 0.35
 """Brightness of a surface turned away from the lamp; one that faces it has brightness 1."""
+WAVES = 6
+"""Slow waves along each side, by which blurred errors are measured: at 32 pixels, wavelengths of 13 pixels and more."""
 POSE = ("x", "y", "yaw")
 """Columns of ``TableScene.pose``: world units, world units, radians counter-clockwise from above."""
 CAMERA = ("azimuth", "elevation")
@@ -298,6 +300,14 @@ def kind_colors(config: TabletopConfig) -> tuple[Tensor, Tensor]:
     if config.channels == 1:
         return kinds.mean(1, keepdim=True), ground.mean(1, keepdim=True)
     return kinds, ground
+
+
+def waves(length: int, number: int = WAVES) -> Tensor:
+    """(F, length) float64: the slowest cosines over a row of pixels, orthonormal, the constant first; F ≤ ``number``."""
+    place = (torch.arange(length, dtype=torch.float64) + 0.5) / length
+    frequency = torch.arange(min(number, length), dtype=torch.float64).unsqueeze(1)
+    scale = torch.where(frequency == 0, math.sqrt(1.0 / length), math.sqrt(2.0 / length))
+    return scale * torch.cos(math.pi * frequency * place)
 
 
 def camera_frame(camera: Tensor, config: TabletopConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -47,6 +47,7 @@ from objectwise.rendering.tabletop import (
     TableView,
     camera_frame,
     kind_colors,
+    waves,
 )
 
 LIGHT_X, LIGHT_Y, LIGHT_Z = LIGHT
@@ -72,7 +73,13 @@ def prefixes(scene: TableScene, config: TabletopConfig) -> Tensor:
 
 
 def errors(
-    images: Tensor, scene: TableScene, config: TabletopConfig, kind: Tensor | None = None, pose: Tensor | None = None
+    images: Tensor,
+    scene: TableScene,
+    config: TabletopConfig,
+    kind: Tensor | None = None,
+    pose: Tensor | None = None,
+    *,
+    blur: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Squared errors of the prefixes (B, M + 1), and of those with one object changed (B, M, A, M + 1).
 
@@ -82,6 +89,7 @@ def errors(
         config: of the renderer.
         kind: (B, M, A) what object m is in alternative a; None: no alternatives.
         pose: (B, M, A, 3) where it is.
+        blur: share of the slow waves' error; see :class:`objectwise.rendering.scene_errors.SceneErrors`.
     """
     batch, number = scene.kind.shape
     if kind is None or pose is None:
@@ -93,6 +101,9 @@ def errors(
         images.detach().float().contiguous().numpy(),
         kind.contiguous().numpy(),
         pose.detach().double().contiguous().numpy(),
+        waves(config.height).numpy(),
+        waves(config.width).T.contiguous().numpy(),
+        blur,
         base,
         changed,
     )
@@ -324,44 +335,94 @@ def _merge(near, fine, coarse, samples, top, bottom, left, right, depth, shade, 
 
 
 @kernel
-def _error(coarse, image):
-    """Summed squared error of a state's pixels."""
-    total = 0.0
-    channels, height, width = coarse.shape
+def _project(values, top, bottom, left, right, down, across, line, result):
+    """Amplitudes (C, F, F) of slow waves in pixels (C, H, W) that are zero outside a window; ``line`` (F,) is scratch."""
+    channels, number = values.shape[0], down.shape[0]
+    result[:] = 0.0
     for c in range(channels):
-        for row in range(height):
-            for column in range(width):
-                gap = image[c, row, column] - coarse[c, row, column]
-                total += gap * gap
-    return total
+        for row in range(top, bottom):
+            line[:] = 0.0
+            for column in range(left, right):
+                value = values[c, row, column]
+                for k in range(number):
+                    line[k] += value * across[column, k]
+            for i in range(number):
+                for j in range(number):
+                    result[c, i, j] += down[i, row] * line[j]
 
 
 @kernel
-def _error_with(near, fine, coarse, image, samples, top, bottom, left, right, depth, shade, color):
-    """How much the squared error changes by a layer that is put over or behind a state, which stays as it is."""
+def _measure(coarse, image, down, across, blur, gap, line, slow):
+    """Error of a state's pixels; leaves in ``slow`` the amplitudes of its residual, where they count."""
+    channels, height, width = coarse.shape
+    total = 0.0
+    for c in range(channels):
+        for row in range(height):
+            for column in range(width):
+                gap[c, row, column] = coarse[c, row, column] - image[c, row, column]
+                total += gap[c, row, column] * gap[c, row, column]
+    if blur == 0.0:
+        return total
+    _project(gap, 0, height, 0, width, down, across, line, slow)
+    return (1.0 - blur) * total + blur * (slow * slow).sum()
+
+
+@kernel
+def _error_with(
+    near,
+    fine,
+    coarse,
+    image,
+    samples,
+    top,
+    bottom,
+    left,
+    right,
+    depth,
+    shade,
+    color,
+    down,
+    across,
+    blur,
+    gap,
+    line,
+    slow,
+    more,
+):
+    """How much the error changes by a layer that is put over or behind a state, which stays as it is.
+
+    ``slow`` are the amplitudes of the state's residual; ``gap``, ``line`` and ``more`` are scratch.
+    """
     channels, total, share = fine.shape[0], 0.0, 1.0 / (samples * samples)
     if (bottom <= top) | (right <= left):
         return total
-    for row in range(top // samples, (bottom - 1) // samples + 1):
-        for column in range(left // samples, (right - 1) // samples + 1):
-            first_row, last_row = max(row * samples, top), min((row + 1) * samples, bottom)
-            first, last = max(column * samples, left), min((column + 1) * samples, right)
+    first_row, last_row = top // samples, (bottom - 1) // samples + 1
+    first_column, last_column = left // samples, (right - 1) // samples + 1
+    for row in range(first_row, last_row):
+        for column in range(first_column, last_column):
+            low, high = max(row * samples, top), min((row + 1) * samples, bottom)
+            west, east = max(column * samples, left), min((column + 1) * samples, right)
+            for c in range(channels):
+                gap[c, row, column] = 0.0
             covered = False
-            for i in range(first_row, last_row):
-                for j in range(first, last):
+            for i in range(low, high):
+                for j in range(west, east):
                     covered |= depth[i, j] < near[i, j]
             if not covered:
                 continue
             for c in range(channels):
                 change = 0.0
-                for i in range(first_row, last_row):
-                    for j in range(first, last):
+                for i in range(low, high):
+                    for j in range(west, east):
                         if depth[i, j] < near[i, j]:
                             change += color[c] * shade[i, j] - fine[c, i, j]
-                gap = coarse[c, row, column] - image[c, row, column]
                 change *= share
-                total += change * (change + 2.0 * gap)
-    return total
+                gap[c, row, column] = change
+                total += change * (change + 2.0 * (coarse[c, row, column] - image[c, row, column]))
+    if blur == 0.0:
+        return total
+    _project(gap, first_row, last_row, first_column, last_column, down, across, line, more)
+    return (1.0 - blur) * total + blur * (more * (more + 2.0 * slow)).sum()
 
 
 @part
@@ -391,6 +452,9 @@ def _errors(
     images,
     other_kinds,
     other_poses,
+    down,
+    across,
+    blur,
     base,
     changed,
 ):
@@ -408,13 +472,17 @@ def _errors(
     coarse = np.empty((number + 1, channels, height, width), np.float32)
     near_without, fine_without, coarse_without = np.empty_like(near), np.empty_like(fine), np.empty_like(coarse)
     errors_without = np.empty(number + 1)
+    waves_number = down.shape[0]
+    gap, line = np.zeros((channels, height, width)), np.empty(waves_number)
+    slow = np.empty((number + 1, channels, waves_number, waves_number))
+    slow_without, more = np.empty_like(slow), np.empty((channels, waves_number, waves_number))
     for b in range(batch):
         image = images[b]
         if not _same_camera(camera, b):
             _ground(camera, b, ground, table, tangent, samples, floor)
             _shrink(floor, samples, floor_coarse)
         near[0], fine[0], coarse[0] = INFINITE, floor, floor_coarse
-        base[b, 0] = _error(coarse[0], image)
+        base[b, 0] = _measure(coarse[0], image, down, across, blur, gap, line, slow[0])
         for m in range(number):
             windows[m] = 0
             if present[b, m]:
@@ -440,12 +508,12 @@ def _errors(
             w = windows[m]
             color = colors[kinds[b, m]]
             _merge(near[m + 1], fine[m + 1], coarse[m + 1], samples, w[0], w[1], w[2], w[3], depths[m], shades[m], color)
-            base[b, m + 1] = _error(coarse[m + 1], image)
+            base[b, m + 1] = _measure(coarse[m + 1], image, down, across, blur, gap, line, slow[m + 1])
         if alternatives == 0:
             continue
         for m in range(number):
             near_without[m + 1], fine_without[m + 1], coarse_without[m + 1] = near[m], fine[m], coarse[m]
-            errors_without[m + 1] = base[b, m]
+            errors_without[m + 1], slow_without[m + 1] = base[b, m], slow[m]
             for n in range(m + 2, number + 1):
                 near_without[n], fine_without[n] = near_without[n - 1], fine_without[n - 1]
                 coarse_without[n] = coarse_without[n - 1]
@@ -463,7 +531,9 @@ def _errors(
                     shades[n - 1],
                     colors[kinds[b, n - 1]],
                 )
-                errors_without[n] = _error(coarse_without[n], image)
+                errors_without[n] = _measure(
+                    coarse_without[n], image, down, across, blur, gap, line, slow_without[n]
+                )
             for a in range(alternatives):
                 kind = other_kinds[b, m, a]
                 top, bottom, left, right = _cast(
@@ -499,6 +569,13 @@ def _errors(
                         depth,
                         shade,
                         colors[kind],
+                        down,
+                        across,
+                        blur,
+                        gap,
+                        line,
+                        slow_without[n],
+                        more,
                     )
 
 

@@ -2,8 +2,7 @@
 
 One ray per pixel. An object covers a pixel by α = sigmoid(−d / softness), d being the distance in pixels from ray to solid, negative
 by how deep it enters. That distance is the smallest value of the solid's signed distance along the ray: a convex function of
-the ray's parameter, so that golden sections find where it is, and the derivative there is exact although the search is not
-differentiated (envelope theorem). Objects are blended from near to far. Colours are those of the hard pictures; only edges
+the ray's parameter, so that golden sections find where it is; the search need not be differentiated (envelope theorem). Objects are blended from near to far. Colours are those of the hard pictures; only edges
 differ, by what a box filter of one pixel does to them, about.
 """
 
@@ -61,10 +60,10 @@ class SoftTabletop:
         """Colour (B, M, C, H, W), coverage α and depth (B, M, H, W) of every object alone, and the ground (B, C, H, W)."""
         seen = sight(scene.camera, self.config, 1)
         local = local_rays(scene, seen, self.config)
-        nearest = _nearest(local)
-        at_nearest = _along(local, nearest)
+        low, high = _nearest(local)
+        nearest = (low + high) / 2.0
         pixel = 2.0 * self.config.tangent / min(self.config.height, self.config.width)
-        distance = _signed_distance(local.kind, at_nearest) * local.size / (pixel * nearest.clamp_min(0.1))
+        distance = _miss(local, low, high) * local.size / (pixel * nearest.clamp_min(0.1))
         cover = torch.sigmoid(-distance / self.softness)
         cover = torch.where(scene.present[:, :, None, None] & (nearest > 0.0), cover, 0.0)
         enter = _enter(local.kind, local.origin, local.direction)
@@ -107,8 +106,8 @@ def _along(local: Local, t: Tensor) -> Vector:
 
 
 @torch.no_grad()
-def _nearest(local: Local) -> Tensor:
-    """(B, M, h, w) where along the rays the solid is nearest, or entered deepest."""
+def _nearest(local: Local) -> tuple[Tensor, Tensor]:
+    """(B, M, h, w) ends of a short piece of the ray on which the solid is nearest, or entered deepest."""
     square = sum(d * d for d in local.direction)
     middle = -sum(o * d for o, d in zip(local.origin, local.direction, strict=True)) / square
     reach = 1.75 / torch.as_tensor(square).sqrt()
@@ -122,7 +121,22 @@ def _nearest(local: Local) -> Tensor:
         value = _signed_distance(local.kind, _along(local, probe))
         first, second = torch.where(left, probe, second), torch.where(left, first, probe)
         at_first, at_second = torch.where(left, value, at_second), torch.where(left, at_first, value)
-    return (low + high) / 2.0
+    return low, high
+
+
+def _miss(local: Local, low: Tensor, high: Tensor) -> Tensor:
+    """Smallest signed distance on a short piece of the ray, with its derivative.
+
+    Inside a solid it may be where two faces are equally far: a kink, at which the derivative is that of both distances, weighted by
+    the other's slope, so that they stay equal. Where the minimum is smooth, any weights do.
+    """
+    with torch.no_grad():
+        piece = 4.0 * (high - low)
+        ends = [_signed_distance(local.kind, _along(local, t)) for t in (low - piece, low, high, high + piece)]
+        falling, rising = (ends[0] - ends[1]).clamp_min(0.0), (ends[3] - ends[2]).clamp_min(0.0)
+        share = (rising + TINY) / (falling + rising + 2.0 * TINY)
+    first, second = (_signed_distance(local.kind, _along(local, t)) for t in (low, high))
+    return share * first + (1.0 - share) * second
 
 
 def _signed_distance(kind: Tensor, point: Vector) -> Tensor:

@@ -1,0 +1,275 @@
+"""AIR in 3D: promises, the objective by the book, gradients of kinds and poses against brute force, baselines, and that it learns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from objectwise.core import UserError, check_model
+from objectwise.data.table_scenes import SingleObjectConfig, TableScenesConfig
+from objectwise.models.air_3d import AIR3D, AIR3DConfig
+from objectwise.models.air_3d_baselines import fit_supervised, in_order, optimise, supervised_loss
+from objectwise.models.air_estimators import count_prior_logits, log_count_weights
+from objectwise.rendering.tabletop import Renderer, TableScene, Tabletop, TabletopConfig, numba_is_there, table_scene
+
+needs_numba = pytest.mark.skipif(not numba_is_there(), reason="numba is not installed")
+
+
+def tiny(shape: tuple[int, int, int] = (3, 12, 12), **settings: Any) -> AIR3D:
+    torch.manual_seed(0)
+    sizes = {"widths": (6, 6), "embedding_size": 12, "hidden_size": 12, "presence_bias": 0.3}
+    model = AIR3D(AIR3DConfig(image_shape=shape, **{**sizes, **settings}))
+    torch.nn.init.normal_(model.head.weight, std=0.3)
+    return model
+
+
+def pictures(model: AIR3D, batch: int = 2) -> Tensor:
+    look, number = model.look, model.config.num_steps
+    generator = torch.Generator().manual_seed(5)
+    pose = torch.cat([torch.rand(batch, number, 2, generator=generator) * 2 - 1, torch.rand(batch, number, 1)], dim=2)
+    kind = torch.randint(0, 3, (batch, number), generator=generator)
+    return Tabletop(look)(table_scene(kind, pose, look)).float()
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"identity": "local-expectation"},
+    {"identity": "enumeration", "num_steps": 2},
+    {"identity": "enumeration", "num_steps": 2, "estimator": "collapsed"},
+    {"identity": "score", "estimator": "score", "gradient": "spsa"},
+    {"gradient": "evolution", "camera": "inferred", "num_steps": 2},
+    {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: "-".join(map(str, each.values())))
+def test_contract(settings: dict[str, Any]) -> None:
+    if settings.get("gradient") != "autograd" and not numba_is_there():
+        pytest.skip("slow without numba")
+    check_model(tiny((1, 9, 14), **settings))
+
+
+class BlackBoxAIR(AIR3D):
+    """With a renderer that offers nothing but pictures."""
+
+    def build_renderer(self, look: TabletopConfig) -> Renderer:
+        ours = Tabletop(look)
+        return _Plain(ours)
+
+
+class _Plain:
+    def __init__(self, ours: Tabletop) -> None:
+        self.ours = ours
+
+    def __call__(self, scene: TableScene) -> Tensor:
+        return self.ours(scene)
+
+
+@needs_numba
+def test_a_renderer_of_ones_own_needs_only_pictures() -> None:
+    model = tiny(num_steps=2)
+    box = BlackBoxAIR(model.config)
+    box.load_state_dict(model.state_dict())
+    check_model(box)
+    images = pictures(model)
+    first, second = (m(images, generator=torch.Generator().manual_seed(1)) for m in (model, box))
+    torch.testing.assert_close(first.loss, second.loss, rtol=1e-4, atol=1e-2)
+    gradients = [torch.autograd.grad(out.loss.mean(), m.head.weight)[0] for out, m in ((first, model), (second, box))]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-2, atol=0.05)
+
+
+# -- the objective ----------------------------------------------------------------------------------------------------
+
+
+def test_count_prior_of_any_size() -> None:
+    for k in (1e-300, 1e-3, 0.5, 1.0, 7.0, 1e200):
+        log_prior = log_count_weights(torch.tensor([count_prior_logits(4, k)], dtype=torch.float64))[0]
+        assert (log_prior[1:] - log_prior[:-1]).tolist() == pytest.approx([math.log(k)] * 4, rel=1e-5, abs=1e-9)
+
+
+def by_the_book(model: AIR3D, image: Tensor, row: int, chain: list[Any]) -> float:
+    """−ELBO at the means in Python loops: Σ_n q(n) [E_k log p(x | x_n) + log p(n) − log q(n) − Σ_{i≤n} KL_i], kinds summed."""
+    config, k, sigma = model.config, model.config.count_prior, model.config.likelihood_std
+    most, kinds = config.num_steps, len(model.look.kinds)
+    used = [1 / (1 + math.exp(-step.logit[row].item())) for step in chain]
+    prior = [k**n / sum(k**m for m in range(most + 1)) for n in range(most + 1)]
+    pose = torch.stack([model.pose(step.latent[row]) for step in chain]).detach()
+    total, alive, divergence = 0.0, 1.0, 0.0
+    for n in range(most + 1):
+        if n > 0:
+            step = chain[n - 1]
+            alive *= used[n - 1]
+            for mean, std in zip(step.mean[row].tolist(), step.std[row].tolist(), strict=True):
+                divergence += 0.5 * (std**2 + mean**2 - 1) - math.log(std)
+            for log_q in step.kinds[row].tolist():
+                divergence += math.exp(log_q) * (log_q + math.log(kinds))
+        weight = alive * (1 - used[n] if n < most else 1.0)
+        likelihood = 0.0
+        for combination in itertools.product(range(kinds), repeat=n):
+            share = math.prod(math.exp(chain[i].kinds[row, kind].item()) for i, kind in enumerate(combination))
+            scene = table_scene(torch.tensor([combination], dtype=torch.int64).view(1, n), pose[:n].unsqueeze(0), model.look)
+            error = (Tabletop(model.look)(scene)[0] - image).square().sum().item()
+            density = -error / (2 * sigma**2) - image.numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+            likelihood += share * density
+        total += weight * (likelihood + math.log(prior[n]) - math.log(weight) - divergence)
+    return -total
+
+
+@needs_numba
+def test_the_loss_by_the_book() -> None:
+    model = tiny(num_steps=2, identity="enumeration")
+    images = pictures(model)
+    out = model(images)
+    _, chain = model.infer(images, None)
+    for row in range(2):
+        assert out.loss[row].item() == pytest.approx(by_the_book(model, images[row], row, chain), rel=1e-4)
+
+
+def logit_gradient(model: AIR3D, images: Tensor, generator: torch.Generator, fixed: int = 3) -> Tensor:
+    """The gradient in the biases of presence and kinds, the poses' noise being the same at every call."""
+    view, chain = model.infer(images, torch.Generator().manual_seed(fixed))
+    draw = model._draw(images, view, chain, generator, None)
+    loss = -(log_count_weights(draw.logits).exp() * draw.log_likelihood).sum(dim=1)
+    (gradient,) = torch.autograd.grad(loss.mean(), model.head.bias)
+    return torch.cat([gradient[:1], gradient[8:]])
+
+
+@needs_numba
+@pytest.mark.parametrize("identity", ["local-expectation", "score"])
+def test_sampled_kinds_are_unbiased(identity: str) -> None:
+    """Against the sum over all combinations, by a z-test; the local expectation varies less than the score function."""
+    settings = {"num_steps": 2, "likelihood_std": 1.0}
+    images = pictures(tiny(**settings))
+    exact = logit_gradient(tiny(identity="enumeration", **settings), images, torch.Generator())
+    model, generator = tiny(identity=identity, **settings), torch.Generator().manual_seed(0)
+    draws = torch.stack([logit_gradient(model, images, generator) for _ in range(150)])
+    z = (draws.mean(0) - exact).abs() / (draws.std(0) / math.sqrt(150) + 1e-4)
+    assert z.max() < 4
+    if identity == "local-expectation":
+        assert (draws.mean(0) - exact).norm() < 0.1 * exact.norm()
+
+
+@needs_numba
+def test_the_gradient_in_poses_is_that_of_the_loss() -> None:
+    """Finite differences inside against finite differences of the whole loss in a bias of the network, fine samples for both."""
+    model = tiny((3, 16, 16), num_steps=1, identity="enumeration", scene=TabletopConfig(samples=8))
+    images = pictures(model)
+    out = model(images)
+    (gradient,) = torch.autograd.grad(out.loss.mean(), model.head.bias)
+    for entry in (1, 2):  # the two places
+        ends = []
+        for sign in (1, -1):
+            moved = tiny((3, 16, 16), num_steps=1, identity="enumeration", scene=TabletopConfig(samples=8))
+            with torch.no_grad():
+                moved.head.bias[entry] += sign * 0.06
+                ends.append(moved(images).loss.mean().item())
+        assert gradient[entry].item() == pytest.approx((ends[0] - ends[1]) / 0.12, rel=0.2)
+
+
+def test_impossible_settings() -> None:
+    with pytest.raises(UserError, match="use identity local-expectation"):
+        AIR3DConfig(identity="enumeration", num_steps=5)
+    with pytest.raises(UserError, match="collapsed needs identity enumeration"):
+        AIR3DConfig(estimator="collapsed")
+    with pytest.raises(UserError, match="autograd needs family primitives"):
+        AIR3DConfig(gradient="autograd", scene=TabletopConfig(family="tableware"))
+    with pytest.raises(UserError, match="1 or 3 channels, not 2"):
+        AIR3D(AIR3DConfig(image_shape=(2, 8, 8)))
+
+
+# -- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_the_scene_in_words_and_from_elsewhere() -> None:
+    model = tiny(num_steps=2, presence_bias=4.0, scene=TabletopConfig(backend="torch"))
+    found = model.decompose(pictures(model))
+    rows = model.describe(found)
+    assert [row["count"] for row in rows] == found.counts().tolist()
+    scene = model.scene(found.slots)
+    first = rows[0]["objects"][0]
+    assert first["kind"] == model.look.kinds[int(scene.kind[0, 0])].name
+    assert first["x"] == pytest.approx(scene.pose[0, 0, 0].item(), abs=1e-3)
+    assert 0 <= first["yaw_degrees"] < 360
+    assert rows[0]["camera_degrees"] == {"azimuth": -90.0, "elevation": 50.0}
+    views = model.other_views(found, (0.0, 90.0))
+    assert views.shape == (2, 2, 3, 12, 12)
+    torch.testing.assert_close(views[:, 0], found.reconstruction)
+    assert not torch.allclose(views[:, 0], views[:, 1], atol=0.05)
+
+
+def test_decoding_slots_by_hand() -> None:
+    model = tiny((3, 24, 24), num_steps=2, scene=TabletopConfig(backend="torch"))
+    slots = torch.zeros(1, 3, 6)
+    slots[0, 1] = torch.tensor([0.5, -0.4, 0.3, 0.1, 0.8, 0.1])
+    slots[0, 2, 3] = 1.0
+    decoded = model.decode(slots, torch.tensor([[1.0, 0.9, 0.2]]))
+    pose = torch.tensor([[[1.5 * math.erf(0.5 / math.sqrt(2)), 1.5 * math.erf(-0.4 / math.sqrt(2)), 0.54]]])
+    expected = Tabletop(model.look).view(table_scene(torch.tensor([[1]]), pose, model.look))
+    torch.testing.assert_close(decoded.reconstruction, expected.images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded.masks[:, 1], expected.coverage[:, 1], atol=1e-5, rtol=0)
+    assert decoded.masks[:, 2].max() == 0
+
+
+# -- baselines --------------------------------------------------------------------------------------------------------
+
+
+def test_order_matters_only_to_the_fixed_one() -> None:
+    model = tiny(num_steps=3, scene=TabletopConfig(backend="torch"))
+    truth = TableScenesConfig(counts=(2, 3), renderer=TabletopConfig(backend="torch")).build().scene("val", range(6))
+    images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    shuffled = TableScene(truth.kind.flip(1), truth.pose.flip(1), truth.present.flip(1), truth.camera)
+    for order in ("fixed", "matched"):
+        torch.testing.assert_close(*(supervised_loss(model, images, each, order) for each in (truth, shuffled)))  # type: ignore[arg-type]
+    fixed, matched = (supervised_loss(model, images, truth, order) for order in ("fixed", "matched"))  # type: ignore[arg-type]
+    assert (matched <= fixed + 1e-5).all()
+    assert (matched < fixed - 1e-3).any()
+    kinds = in_order(truth).kind
+    for row, n in enumerate(truth.present.sum(dim=1).tolist()):
+        assert (kinds[row, : n - 1] <= kinds[row, 1:n]).all()
+        assert in_order(truth).present[row, :n].all()
+
+
+def test_the_supervised_network_learns_from_labels() -> None:
+    model = tiny(num_steps=1, scene=TabletopConfig(backend="torch"), likelihood_std=0.3)
+    data = SingleObjectConfig(renderer=TabletopConfig(height=12, width=12, backend="torch")).build()
+    batches = ((data.batch("train", range(16)).images, data.scene("train", range(16))) for _ in range(60))
+    losses = fit_supervised(model, batches, learning_rate=5e-3, steps=60)
+    assert len(losses) == 60
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+@needs_numba
+def test_direct_optimisation_finds_a_sphere() -> None:
+    model = tiny((3, 24, 24), num_steps=1, scene=TabletopConfig(), count_prior=0.5)
+    images = Tabletop(model.look)(table_scene(torch.tensor([[1], [1]]), torch.tensor([[[0.4, -0.3, 0.0]], [[-0.5, 0.6, 0.0]]]), model.look))
+    found = optimise(model, images, restarts=9, steps=60)
+    assert found.scene.kind[:, 0].tolist() == [1, 1]
+    assert (found.scene.pose[:, 0, :2] - torch.tensor([[0.4, -0.3], [-0.5, 0.6]])).abs().max() < 0.06
+    assert found.scene.present.all()
+    assert found.seconds > 0
+    with pytest.raises(UserError, match="needs a fixed camera"):
+        optimise(tiny(camera="inferred", num_steps=1), images[:, :, :12, :12])
+
+
+@needs_numba
+@pytest.mark.slow
+def test_it_learns_where_a_single_object_is() -> None:
+    torch.manual_seed(0)
+    model = AIR3D(
+        AIR3DConfig(image_shape=(3, 32, 32), num_steps=1, identity="enumeration", count_prior=1e100, blur_start=1.0, blur_steps=1200)
+    )
+    data, optimizer = SingleObjectConfig().build(), torch.optim.Adam(model.parameters(), lr=5e-4)
+    for step in range(1500):
+        images = data.batch("train", range(64 * step, 64 * step + 64)).images
+        loss = model(images, generator=torch.Generator().manual_seed(step), step=step).loss.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scene, batch = data.scene("val", range(200)), data.batch("val", range(200))
+    found = model.scene(model.decompose(batch.images).slots)
+    assert (found.kind == scene.kind).double().mean() > 0.9
+    assert (found.pose[..., :2] - scene.pose[..., :2]).norm(dim=-1).median() < 0.3
