@@ -30,7 +30,7 @@ class DecomposeArguments:
 
     For every image, OUT/<its path below the argument>/ gets mask.png (palette; 0 is background), overlay.png, object-N.png
     (cut-outs with transparency) and objects.json (count, boxes, areas, presence, slot vectors), all at the image's own
-    size. The model sees the image resized to its own size; the aspect ratio is not kept.
+    size; models of 3D scenes add scene.json (kinds, places, turns, camera) and views.png (the scene from six sides). The model sees the image resized to its own size; the aspect ratio is not kept.
     """
 
     run: Annotated[str, tyro.conf.Positional]
@@ -68,7 +68,9 @@ def decompose(arguments: list[str]) -> int:
         originals = [_read(path) for path, _ in part]
         found = model.decompose(originals).to("cpu")
         for row, ((path, folder), original) in enumerate(zip(part, originals, strict=True)):
-            record = write_objects(path, original, found.select(slice(row, row + 1)), folder)
+            one = found.select(slice(row, row + 1))
+            record = write_objects(path, original, one, folder)
+            write_scene(model, one, folder)
             summary.append({"image": str(path), "count": record["count"], "folder": str(folder)})
             print(f"{path}: {record['count']} objects -> {folder}", file=sys.stderr)
     if given.json:
@@ -144,6 +146,22 @@ def write_objects(path: Path, original: np.ndarray, found: Decomposition, folder
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from None
     write_text(folder / "objects.json", json.dumps(record, indent=2) + "\n")
     return record
+
+
+def write_scene(model: Any, found: Decomposition, folder: Path) -> None:
+    """What a model that infers scenes adds: ``scene.json``, and ``views.png``, the scene seen from around it.
+
+    Args:
+        model: one that has ``describe`` and ``other_views``; nothing is written for others.
+        found: of one image.
+        folder: of its results.
+    """
+    if not hasattr(model, "describe") or not hasattr(model, "other_views"):
+        return
+    write_text(folder / "scene.json", json.dumps(model.describe(found)[0], indent=2) + "\n")
+    views = model.other_views(found)[0].clamp(0.0, 1.0).mul(255.0).round().byte()
+    strip = torch.cat(list(views.expand(-1, 3, -1, -1)), dim=2).permute(1, 2, 0)
+    _save(Image.fromarray(strip.cpu().numpy()), folder / "views.png")
 
 
 def _ids(found: Decomposition, slots: list[int], size: tuple[int, ...]) -> np.ndarray:

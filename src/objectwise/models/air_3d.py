@@ -7,7 +7,7 @@ Symbols: B images; N steps; K kinds of objects; per step i a pose z_i (x, y, yaw
 c the camera; R the renderer; x_n = R(z_1:n, k_1:n, c) the picture of the first n objects; p_i = q(step i is used | step i-1 was).
 
 * generation: n ~ p(n) ∝ k^n for n ≤ N; k_i uniform; z_i uniform on the table; x ~ N(x_n, σ²);
-* inference: an LSTM sees a convolutional embedding of x and, at step i, the pose and the kinds' probabilities of step i−1; it gives
+* inference: an LSTM sees a convolutional embedding of x less the empty table and, at step i, the pose and the kinds' probabilities of step i−1; it gives
   p_i, q(z_i) and q(k_i). A camera, where it is inferred, comes from the embedding.
 
 **Objective.** That of :mod:`objectwise.models.air`, whose estimators of the count it shares: the sum over counts is exact, and a
@@ -64,6 +64,8 @@ from objectwise.rendering.tabletop_soft import SoftTabletop
 
 _COMBINATIONS = 81
 """Most combinations of kinds that are enumerated."""
+_CONTRAST = 0.2
+"""About the spread of an object's colours about the table's."""
 _LARGEST = 3.0
 """Positions and cameras are cut at this many prior standard deviations, 0.3 % from the edge."""
 
@@ -212,6 +214,10 @@ class AIR3D(SceneModel):
         self.trunk = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(before * height * width, config.embedding_size), nn.ReLU()
         )
+        nothing = torch.zeros(1, 0, dtype=torch.int64)
+        table = TableScene(nothing, torch.zeros(1, 0, 3), nothing.bool(), torch.tensor([self.look.fixed_camera]))
+        self.empty: Tensor
+        self.register_buffer("empty", self.renderer(table).float(), persistent=False)
         kinds = len(self.look.kinds)
         self.recurrent = nn.LSTMCell(config.embedding_size + 4 + kinds, config.hidden_size)
         self.head = nn.Linear(config.hidden_size, 1 + 4 + 3 + kinds)
@@ -275,7 +281,8 @@ class AIR3D(SceneModel):
 
     def infer(self, images: Tensor, generator: torch.Generator | None) -> tuple[View, list[Step]]:
         """The camera and the chain that never stops; arguments as in :meth:`forward`."""
-        embedding = self.trunk(images)
+        # Less the empty table, so that the network depends on the objects from the start and does not learn to hide its own first.
+        embedding = self.trunk((images - self.empty) / _CONTRAST)
         with float32_island(images.device):
             embedding = embedding.float()
             view = self._see(embedding, generator)
@@ -397,19 +404,20 @@ class AIR3D(SceneModel):
     ) -> tuple[Tensor, Tensor | None]:
         """Squared errors of the prefixes (R, N+1), differentiable; and (R, N, K, N+1) with each object made every kind."""
         config, number = self.config, len(self.look.kinds)
+        # Drawn also where no gradient is wanted, so that what is drawn later does not depend on that.
+        moves = self._moves(scene.pose, generator)
+        turns = self._moves(scene.camera.unsqueeze(1), generator) if config.camera == "inferred" else None
         if not torch.is_grad_enabled():
             return self.errors.prefixes(images, scene, blur=blur), None
         kinds = torch.arange(number, device=images.device).expand(*scene.kind.shape, -1)
         poses = scene.pose.detach().unsqueeze(2)
-        if config.gradient == "autograd":
+        if moves is None:
             base = self.errors.prefixes(images, scene, blur=blur)
             if not alternatives:
                 return base, None
             with torch.no_grad():
                 return base, self.errors.changed(images, scene, kinds, poses.expand(-1, -1, number, -1), blur=blur)[1]
-        steps = self.steps(scene.pose)
-        shape = (scene.pose.shape[0], scene.pose.shape[1], scene.pose.shape[2])
-        offsets, factors = black_box.perturbations(shape, steps, config.gradient, config.pairs, generator)
+        offsets, factors = moves
         moved = black_box.two_sided(scene.pose, offsets)
         same = scene.kind.unsqueeze(2).expand(-1, -1, moved.shape[2])
         if alternatives:
@@ -418,41 +426,39 @@ class AIR3D(SceneModel):
         with torch.no_grad():
             base, changed = self.errors.changed(images, scene, same, moved, blur=blur)
         pairs = 2 * offsets.shape[2]
-        slopes = black_box.from_differences(changed[:, :, :pairs], factors)
-        errors = black_box.with_gradient(base, scene.pose, slopes)
-        if scene.camera.requires_grad:
-            errors = self._with_camera(errors, images, scene, blur, generator)
+        errors = black_box.with_gradient(base, scene.pose, black_box.from_differences(changed[:, :, :pairs], factors))
+        if turns is not None:
+            errors = self._with_camera(errors, images, scene, blur, turns)
         return errors, changed[:, :, pairs:] if alternatives else None
 
+    def _moves(self, points: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor] | None:
+        """Perturbations of poses (R, N, 3) or of cameras (R, 1, 2) and their factors; None for automatic differentiation."""
+        method = self.config.gradient
+        if method == "autograd":
+            return None
+        shape = (points.shape[0], points.shape[1], points.shape[2])
+        return black_box.perturbations(shape, self.steps(points), method, self.config.pairs, generator)
+
     def _with_camera(
-        self, errors: Tensor, images: Tensor, scene: TableScene, blur: float, generator: torch.Generator | None
+        self, errors: Tensor, images: Tensor, scene: TableScene, blur: float, turns: tuple[Tensor, Tensor]
     ) -> Tensor:
         """The errors with their derivative in the camera, for which everything is drawn anew."""
+        offsets, factors = turns
         points = scene.camera.unsqueeze(1)
-
-        def function(cameras: Tensor) -> Tensor:
-            times = len(cameras) // len(images)
-            many = scene.repeated(times)._replace(camera=cameras.squeeze(1))
-            return self.errors.prefixes(images.repeat_interleave(times, 0), many, blur=blur)
-
-        config = self.config
-        assert config.gradient != "autograd"
-        slopes = black_box.jacobian(
-            black_box.one_at_a_time(function, points),
-            points,
-            self.steps(points, camera=True),
-            config.gradient,
-            pairs=config.pairs,
-            generator=generator,
-        )
+        cameras = black_box.two_sided(points, offsets)
+        times = cameras.shape[2]
+        with torch.no_grad():
+            many = scene.repeated(times)._replace(camera=cameras.reshape(-1, 2))
+            found = self.errors.prefixes(images.repeat_interleave(times, 0), many, blur=blur)
+        slopes = black_box.from_differences(found.view(len(images), 1, times, -1), factors)
         return black_box.with_gradient(errors, points, slopes)
 
-    def steps(self, like: Tensor, *, camera: bool = False) -> Tensor:
-        """(3,) h of x, y and yaw, or (2,) of azimuth and elevation: what moves outlines by ``step_pixels``."""
+    def steps(self, like: Tensor) -> Tensor:
+        """(3,) h of x, y and yaw for poses, (2,) of azimuth and elevation for cameras: what moves outlines by ``step_pixels``."""
         h = self.config.step_pixels * self.look.pixel
         sizes = [kind.size for kind in self.look.kinds]
         turn = h / (sum(sizes) / len(sizes))
-        return like.new_tensor([h / self.config.extent] * 2 if camera else [h, h, turn])
+        return like.new_tensor([h, h, turn] if like.shape[-1] == 3 else [h / self.config.extent] * 2)
 
     # -- from slots to pictures ---------------------------------------------------------------------------------
 
