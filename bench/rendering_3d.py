@@ -38,7 +38,11 @@ def scenes(batch: int, look: TabletopConfig) -> TableScene:
 
 def main() -> None:
     torch.set_num_threads(1)
-    result: dict[str, object] = {"bench": "rendering_3d", "objects": 3, "cpu": platform.processor() or platform.machine()}
+    result: dict[str, object] = {
+        "bench": "rendering_3d",
+        "objects": 3,
+        "cpu": platform.processor() or platform.machine(),
+    }
     images = torch.rand(256, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     for family in ("primitives", "tableware"):
         for samples in (1, 2, 4):

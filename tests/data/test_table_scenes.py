@@ -68,5 +68,5 @@ def test_impossible_settings() -> None:
         TableScenesConfig(repeats=False, counts=(4,))
     with pytest.raises(UserError, match="one of them at least 1"):
         TableScenesConfig(counts=(0,))
-    with pytest.raises(UserError, match="find no place on a table of extent 0.3"):
+    with pytest.raises(UserError, match=r"find no place on a table of extent 0\.3"):
         TableScenesConfig(extent=0.3, counts=(3,)).build().batch("train", [0])

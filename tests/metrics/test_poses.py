@@ -71,7 +71,9 @@ def scenes(kind: list[int], places: list[tuple[float, float]], yaw: list[float],
 def test_scores_by_hand() -> None:
     """Two cubes and a cylinder; found: the cubes in the other order, one 0.4 away, and a sphere for the cylinder."""
     true = scenes([0, 0, 2], [(-1, 0), (1, 0), (0, 1)], [0.0, 0.1, 0.0], [True, True, True])
-    found = scenes([0, 1, 0, 0], [(1, 0), (0, 1), (-1, 0.4), (9, 9)], [0.1 + math.pi / 2, 0.0, 0.2, 0], [True] * 3 + [False])
+    found = scenes(
+        [0, 1, 0, 0], [(1, 0), (0, 1), (-1, 0.4), (9, 9)], [0.1 + math.pi / 2, 0.0, 0.2, 0], [True] * 3 + [False]
+    )
     scores = score_scenes(true, found, KINDS, width=4.0, reach=0.05)
     assert scores.count_accuracy.value == 1.0
     assert scores.f1.value == pytest.approx(2 * 1 / 6)

@@ -1,4 +1,5 @@
-"""AIR in 3D: promises, the objective by the book, gradients of kinds and poses against brute force, baselines, and that it learns."""
+"""AIR in 3D: promises, the objective by the book, gradients of kinds and poses against brute force, baselines, and that it
+learns."""
 
 from __future__ import annotations
 
@@ -111,7 +112,9 @@ def by_the_book(model: AIR3D, image: Tensor, row: int, chain: list[Any]) -> floa
         likelihood = 0.0
         for combination in itertools.product(range(kinds), repeat=n):
             share = math.prod(math.exp(chain[i].kinds[row, kind].item()) for i, kind in enumerate(combination))
-            scene = table_scene(torch.tensor([combination], dtype=torch.int64).view(1, n), pose[:n].unsqueeze(0), model.look)
+            scene = table_scene(
+                torch.tensor([combination], dtype=torch.int64).view(1, n), pose[:n].unsqueeze(0), model.look
+            )
             error = (Tabletop(model.look)(scene)[0] - image).square().sum().item()
             density = -error / (2 * sigma**2) - image.numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
             likelihood += share * density
@@ -227,8 +230,9 @@ def test_order_matters_only_to_the_fixed_one() -> None:
     images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     shuffled = TableScene(truth.kind.flip(1), truth.pose.flip(1), truth.present.flip(1), truth.camera)
     for order in ("fixed", "matched"):
-        torch.testing.assert_close(*(supervised_loss(model, images, each, order) for each in (truth, shuffled)))  # type: ignore[arg-type]
-    fixed, matched = (supervised_loss(model, images, truth, order) for order in ("fixed", "matched"))  # type: ignore[arg-type]
+        torch.testing.assert_close(*(supervised_loss(model, images, each, order) for each in (truth, shuffled)))  # type:
+        ignore[arg - type]
+    fixed, matched = (supervised_loss(model, images, truth, order) for order in ("fixed", "matched"))
     assert (matched <= fixed + 1e-5).all()
     assert (matched < fixed - 1e-3).any()
     kinds = in_order(truth).kind
@@ -249,7 +253,9 @@ def test_the_supervised_network_learns_from_labels() -> None:
 @needs_numba
 def test_direct_optimisation_finds_a_sphere() -> None:
     model = tiny((3, 24, 24), num_steps=1, scene=TabletopConfig(), count_prior=0.5)
-    images = Tabletop(model.look)(table_scene(torch.tensor([[1], [1]]), torch.tensor([[[0.4, -0.3, 0.0]], [[-0.5, 0.6, 0.0]]]), model.look))
+    images = Tabletop(model.look)(
+        table_scene(torch.tensor([[1], [1]]), torch.tensor([[[0.4, -0.3, 0.0]], [[-0.5, 0.6, 0.0]]]), model.look)
+    )
     found = optimise(model, images, restarts=9, steps=60)
     assert found.scene.kind[:, 0].tolist() == [1, 1]
     assert (found.scene.pose[:, 0, :2] - torch.tensor([[0.4, -0.3], [-0.5, 0.6]])).abs().max() < 0.06
@@ -264,7 +270,14 @@ def test_direct_optimisation_finds_a_sphere() -> None:
 def test_it_learns_where_a_single_object_is() -> None:
     torch.manual_seed(0)
     model = AIR3D(
-        AIR3DConfig(image_shape=(3, 32, 32), num_steps=1, identity="enumeration", count_prior=1e100, blur_start=1.0, blur_steps=1200)
+        AIR3DConfig(
+            image_shape=(3, 32, 32),
+            num_steps=1,
+            identity="enumeration",
+            count_prior=1e100,
+            blur_start=1.0,
+            blur_steps=1200,
+        )
     )
     data, optimizer = SingleObjectConfig().build(), torch.optim.Adam(model.parameters(), lr=5e-4)
     for step in range(1500):

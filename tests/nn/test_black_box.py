@@ -51,7 +51,9 @@ def test_more_pairs_less_noise() -> None:
     changed, steps = one_at_a_time(quadratic, z), torch.full((4,), 0.1, dtype=torch.float64)
     for method in ("spsa", "evolution"):
         spread = [
-            torch.stack([jacobian(changed, z, steps, method, pairs=n, generator=generator) for _ in range(60)]).var(0).mean()
+            torch.stack([jacobian(changed, z, steps, method, pairs=n, generator=generator) for _ in range(60)])
+            .var(0)
+            .mean()
             for n in (1, 8)
         ]
         assert spread[1] / spread[0] == pytest.approx(1 / 8, rel=0.35)
@@ -101,7 +103,9 @@ def test_finite_differences_through_the_renderer_within_five_percent() -> None:
     look = TabletopConfig(samples=4)
     generator = torch.Generator().manual_seed(4)
     kind = torch.arange(24).remainder(3).view(24, 1)
-    pose = torch.cat([2.4 * torch.rand(24, 1, 2, generator=generator) - 1.2, 6 * torch.rand(24, 1, 1, generator=generator)], 2)
+    pose = torch.cat(
+        [2.4 * torch.rand(24, 1, 2, generator=generator) - 1.2, 6 * torch.rand(24, 1, 1, generator=generator)], 2
+    )
     pose = pose.double()
     moved = pose + torch.tensor([0.15, -0.12, 0.2]).double()
     images = Tabletop(look.replaced(samples=8))(table_scene(kind, moved, look))

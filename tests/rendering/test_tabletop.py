@@ -263,7 +263,9 @@ def test_soft_pictures_have_the_right_derivative() -> None:
                     ends.append(value(*inputs))
                 slopes.append(((ends[0] - ends[1]) / (2 * step)).item())
             total += 1
-            if slopes[0] == pytest.approx(slopes[1], rel=1e-3, abs=1e-3):  # else a face or the nearer object changes in between
+            if slopes[0] == pytest.approx(
+                slopes[1], rel=1e-3, abs=1e-3
+            ):  # else a face or the nearer object changes in between
                 kept += 1
                 assert gradient.flatten()[entry].item() == pytest.approx(slopes[0], rel=0.02, abs=0.01)
     assert kept >= 0.7 * total

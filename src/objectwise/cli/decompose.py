@@ -30,7 +30,8 @@ class DecomposeArguments:
 
     For every image, OUT/<its path below the argument>/ gets mask.png (palette; 0 is background), overlay.png, object-N.png
     (cut-outs with transparency) and objects.json (count, boxes, areas, presence, slot vectors), all at the image's own
-    size; models of 3D scenes add scene.json (kinds, places, turns, camera) and views.png (the scene from six sides). The model sees the image resized to its own size; the aspect ratio is not kept.
+    size; models of 3D scenes add scene.json (kinds, places, turns, camera) and views.png (the scene from six sides). The
+    model sees the image resized to its own size; the aspect ratio is not kept.
     """
 
     run: Annotated[str, tyro.conf.Positional]

@@ -1,6 +1,7 @@
 """Objects on a table top, drawn on the fly: the scenes of AIR in 3D (Eslami et al. 2016, section on 3D scenes).
 
-``air_3d_single``: one object, a cube, sphere or cylinder, anywhere on the table and turned by any angle. ``air_3d_table``: none to
+``air_3d_single``: one object, a cube, sphere or cylinder, anywhere on the table and turned by any angle. ``air_3d_table``:
+none to
 three, of one kind or several; with primitives or table-ware-like meshes, under a fixed or a varied camera. Labels are exact.
 
 Departures from the paper, which gives few settings: objects stand upright, so that a rotation is about the vertical; the cylinder

@@ -18,7 +18,8 @@ from torch import Tensor
 from objectwise.core import MetricResult, UserError
 
 SYMMETRIES = ("none", "spin", "axis", "cube", "sphere")
-"""Rotations of an object that change nothing: none, any about its z axis (a bottle), those and turning over (a cylinder), the 24 of
+"""Rotations of an object that change nothing: none, any about its z axis (a bottle), those and turning over (a cylinder),
+the 24 of
 a cube, all."""
 
 

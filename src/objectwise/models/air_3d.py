@@ -7,7 +7,8 @@ Symbols: B images; N steps; K kinds of objects; per step i a pose z_i (x, y, yaw
 c the camera; R the renderer; x_n = R(z_1:n, k_1:n, c) the picture of the first n objects; p_i = q(step i is used | step i-1 was).
 
 * generation: n ~ p(n) ∝ k^n for n ≤ N; k_i uniform; z_i uniform on the table; x ~ N(x_n, σ²);
-* inference: an LSTM sees a convolutional embedding of x less the empty table and, at step i, the pose and the kinds' probabilities of step i−1; it gives
+* inference: an LSTM sees a convolutional embedding of x less the empty table and, at step i, the pose and the kinds'
+  probabilities of step i−1; it gives
   p_i, q(z_i) and q(k_i). A camera, where it is inferred, comes from the embedding.
 
 **Objective.** That of :mod:`objectwise.models.air`, whose estimators of the count it shares: the sum over counts is exact, and a
@@ -117,7 +118,8 @@ class AIR3DConfig(Config):
     likelihood_std_steps: int = Field(5_000, ge=1)
     """Steps until likelihood_std is reached."""
     blur_start: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of the slowest waves' error in the likelihood at step 0, falling linearly; it draws objects to where they are from afar,
+    """Share of the slowest waves' error in the likelihood at step 0, falling linearly; it draws objects to where they are
+    from afar,
     and the likelihood is not normalised until it has gone."""
     blur_steps: int = Field(3_000, ge=1)
     """Steps until it has gone."""
@@ -196,7 +198,9 @@ class AIR3D(SceneModel):
     def __init__(self, config: AIR3DConfig) -> None:
         super().__init__(config)
         if config.image_shape is None:
-            raise UserError("AIR3D needs image_shape (channels, height, width); it is taken from the data when training")
+            raise UserError(
+                "AIR3D needs image_shape (channels, height, width); it is taken from the data when training"
+            )
         channels, height, width = config.image_shape
         if channels not in (1, 3):
             raise UserError(f"AIR3D renders images of 1 or 3 channels, not {channels}")
@@ -281,7 +285,8 @@ class AIR3D(SceneModel):
 
     def infer(self, images: Tensor, generator: torch.Generator | None) -> tuple[View, list[Step]]:
         """The camera and the chain that never stops; arguments as in :meth:`forward`."""
-        # Less the empty table, so that the network depends on the objects from the start and does not learn to hide its own first.
+        # Less the empty table, so that the network depends on the objects from the start and does not learn to hide its
+        # own first.
         embedding = self.trunk((images - self.empty) / _CONTRAST)
         with float32_island(images.device):
             embedding = embedding.float()
@@ -330,7 +335,9 @@ class AIR3D(SceneModel):
         middle = latent.new_tensor(self.look.fixed_camera).expand(len(latent), 2)
         if latent.shape[1] == 0:
             return middle
-        spread = latent.new_tensor([math.radians(self.config.azimuth_spread), math.radians(self.config.elevation_spread)])
+        spread = latent.new_tensor(
+            [math.radians(self.config.azimuth_spread), math.radians(self.config.elevation_spread)]
+        )
         return middle + spread * torch.erf(latent.clamp(-_LARGEST, _LARGEST) / math.sqrt(2.0))
 
     # -- the objective ------------------------------------------------------------------------------------------
@@ -344,8 +351,9 @@ class AIR3D(SceneModel):
         prior = torch.tensor(air_estimators.count_prior_logits(config.num_steps, k), device=images.device)
         kinds = torch.stack([found.kinds for found in chain], dim=1)
         kl_kinds = (kinds.exp() * kinds).sum(dim=2) + math.log(kinds.shape[2])
-        kl = [kl_normal(part.mean, part.std).sum(dim=1) for part in (view, *chain)]
-        ratio = [_log_ratio(part.latent, part.mean, part.std) for part in (view, *chain)]
+        latents = [(view.latent, view.mean, view.std), *((found.latent, found.mean, found.std) for found in chain)]
+        kl = [kl_normal(mean, std).sum(dim=1) for _, mean, std in latents]
+        ratio = [_log_ratio(latent, mean, std) for latent, mean, std in latents]
         kl_kinds = nn.functional.pad(kl_kinds, (1, 0))
         return Draw(
             logits=torch.stack([found.logit for found in chain], dim=1),
@@ -376,7 +384,9 @@ class AIR3D(SceneModel):
 
         pose = self.pose(torch.stack([found.latent for found in chain], dim=1))
         if config.identity == "enumeration":
-            every = torch.tensor(list(itertools.product(range(kinds.shape[2]), repeat=len(chain))), device=images.device)
+            every = torch.tensor(
+                list(itertools.product(range(kinds.shape[2]), repeat=len(chain))), device=images.device
+            )
             times = len(every)
             everywhere = torch.ones(len(images), len(chain), dtype=torch.bool, device=images.device)
             scene = TableScene(everywhere.long(), pose, everywhere, view.camera).repeated(times)
@@ -505,12 +515,16 @@ class AIR3D(SceneModel):
                         "yaw_degrees": round(math.degrees(yaw) % 360.0, 2),
                     }
                 )
-            angles = dict(zip(CAMERA, [round(math.degrees(angle), 2) for angle in scene.camera[b].tolist()], strict=True))
+            angles = dict(
+                zip(CAMERA, [round(math.degrees(angle), 2) for angle in scene.camera[b].tolist()], strict=True)
+            )
             rows.append({"count": len(objects), "objects": objects, "camera_degrees": angles})
         return rows
 
     @torch.no_grad()
-    def other_views(self, found: Decomposition, turns: tuple[float, ...] = (0.0, 60.0, 120.0, 180.0, 240.0, 300.0)) -> Tensor:
+    def other_views(
+        self, found: Decomposition, turns: tuple[float, ...] = (0.0, 60.0, 120.0, 180.0, 240.0, 300.0)
+    ) -> Tensor:
         """(B, V, C, H, W): the inferred scenes from cameras that have gone round by these degrees."""
         scene = self.scene(found.slots)
         present = torch.zeros_like(scene.present)

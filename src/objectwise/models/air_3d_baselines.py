@@ -1,10 +1,13 @@
 """What AIR in 3D is compared with (Eslami et al. 2016): the same network trained on labels, and optimisation image by image.
 
-The supervised network is AIR3D's own inference network, run at its means; its loss knows the true scenes. ``fixed`` order makes step i
-give object i of a sorted list (by kind, then from left to right); ``matched`` pairs steps and objects by the Hungarian method. The
+The supervised network is AIR3D's own inference network, run at its means; its loss knows the true scenes. ``fixed`` order
+makes step i
+give object i of a sorted list (by kind, then from left to right); ``matched`` pairs steps and objects by the Hungarian
+method. The
 count is the unary chain of presences in both.
 
-Direct optimisation starts from random scenes, several per image, and follows the same black-box gradient of the same squared error
+Direct optimisation starts from random scenes, several per image, and follows the same black-box gradient of the same
+squared error
 by Adam; the best of the restarts counts.
 """
 
@@ -30,9 +33,7 @@ def in_order(scene: TableScene) -> TableScene:
     key = scene.kind.double() + 1e3 * (~scene.present).double() + 1e-3 * torch.tanh(scene.pose[..., 0].double())
     order = key.argsort(dim=1, stable=True)
     kind, present = scene.kind.gather(1, order), scene.present.gather(1, order)
-    return TableScene(
-        kind, scene.pose.gather(1, order.unsqueeze(2).expand_as(scene.pose)), present, scene.camera
-    )
+    return TableScene(kind, scene.pose.gather(1, order.unsqueeze(2).expand_as(scene.pose)), present, scene.camera)
 
 
 def supervised_loss(
@@ -171,7 +172,12 @@ def optimise(
             return model.errors.changed(many, scene, same, alternatives)[1]
 
         slopes = black_box.jacobian(
-            changed, pose, h, config.gradient, pairs=config.pairs, generator=generator  # type: ignore[arg-type]
+            changed,
+            pose,
+            h,
+            config.gradient,
+            pairs=config.pairs,
+            generator=generator,
         )
         # All objects together: with fewer, those left out would not be drawn to anything.
         whole = black_box.with_gradient(torch.zeros(len(many), config.num_steps + 1), pose, slopes)[:, -1]

@@ -1,6 +1,7 @@
 """Gradients of a function that can only be evaluated, block by block: finite differences, SPSA, evolution strategies.
 
-The function maps points (B, N, D), N blocks of D numbers each, to values (B, F). It is asked for many points of which each differs
+The function maps points (B, N, D), N blocks of D numbers each, to values (B, F). It is asked for many points of which each
+differs
 from the given one in a single block, so that a renderer need draw only the object that moved. J[b, n, d, f] is the estimate of
 ∂ values[b, f] / ∂ points[b, n, d]:
 

@@ -7,9 +7,18 @@ from typing import Any
 from objectwise.core import UserError
 from objectwise.recipes.experiment import Experiment
 
-_TRAINING = {"max_steps": 20_000, "learning_rate": 5e-4, "schedule": "cosine", "gradient_clip": 1000.0, "validate_every": 500}
+_TRAINING = {
+    "max_steps": 20_000,
+    "learning_rate": 5e-4,
+    "schedule": "cosine",
+    "gradient_clip": 1000.0,
+    "validate_every": 500,
+}
 
-_START = {"blur_start": 1.0, "count_prior_start": 1e60, "count_prior_steps": 4_000}
+_START = {"blur_start": 1.0, "likelihood_std_start": 1.0, "likelihood_std_steps": 3_000}
+"""A flat likelihood of slow waves first: it draws objects to their places from afar before any kind or place is ruled out."""
+_COUNT = {"count_prior_start": 1e60, "count_prior_steps": 5_000}
+"""Objects are switched off last."""
 
 
 def air_3d_single() -> Experiment:
@@ -21,7 +30,7 @@ def air_3d_single() -> Experiment:
         "air-3d-single",
         "air_3d",
         "air_3d_single",
-        model={"num_steps": 1, "identity": "enumeration", "count_prior": 1e100, "blur_start": 1.0},
+        model={"num_steps": 1, "identity": "enumeration", "count_prior": 1e100, **_START},
         training=_TRAINING,
     )
 
@@ -43,7 +52,7 @@ def air_3d_table(preset: str = "primitives") -> Experiment:
         "air-3d-table",
         "air_3d",
         "air_3d_table",
-        model={"num_steps": 3, **_START, **model},
+        model={"num_steps": 3, **_START, **_COUNT, **model},
         data=data,
         training=_TRAINING,
     )

@@ -6,6 +6,7 @@ has an edge are doubled.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def revolved(profile: Sequence[tuple[float, float]], segments: int = SEGMENTS) -
         segments: pieces of a turn.
     """
     vertices, normals, faces = list[tuple[float, float, float]](), list[tuple[float, float, float]](), list[list[int]]()
-    for (r0, z0), (r1, z1) in zip(profile[:-1], profile[1:], strict=True):
+    for (r0, z0), (r1, z1) in itertools.pairwise(profile):
         length = math.hypot(r1 - r0, z1 - z0)
         across, upward = (z1 - z0) / length, -(r1 - r0) / length
         start = len(vertices)

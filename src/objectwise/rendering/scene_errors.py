@@ -1,7 +1,8 @@
 """How far rendered scenes are from images: for every count of objects, and for scenes in which one object is changed.
 
 The sum over counts and the gradients through a black box need the squared errors of many scenes that differ little from each
-other. :func:`scene_errors` finds the cheapest way a renderer offers: ours draws a changed object alone and looks at its window only;
+other. :func:`scene_errors` finds the cheapest way a renderer offers: ours draws a changed object alone and looks at its
+window only;
 of any other renderer (:class:`objectwise.rendering.tabletop.Renderer`) all those pictures are asked.
 """
 

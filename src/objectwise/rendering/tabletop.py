@@ -2,7 +2,8 @@
 
 World: the table top is the square |x|, |y| ≤ ``table`` at z = 0, an object of kind k stands on it at (x, y), turned by its yaw
 about the vertical, with the kind's size and colour. The camera looks at a point above the table's middle from a fixed distance;
-its azimuth and elevation may vary. One lamp far away; light does not depend on the other objects and there are no shadows, so that
+its azimuth and elevation may vary. One lamp far away; light does not depend on the other objects and there are no shadows,
+so that
 a scene is composited exactly from its objects by depth: the pictures of the first 0, 1, ..., M objects cost one rendering of each
 object, and a changed object costs one more (:mod:`objectwise.rendering.scene_errors`).
 
@@ -70,7 +71,8 @@ FAMILIES: dict[str, tuple[Kind, ...]] = {
         Kind("bottle", "bottle", 0.42, (0.35, 0.85, 0.4), "spin"),
     ),
 }
-"""Sets of kinds by name; the index of a kind in its set is its code. Tops differ in height, so that no two kinds ever tie in depth."""
+"""Sets of kinds by name; the index of a kind in its set is its code. Tops differ in height, so that no two kinds ever tie
+in depth."""
 
 
 class TabletopConfig(Config):
@@ -445,5 +447,8 @@ def composite(color: Tensor, depth: Tensor, ground: Tensor, samples: int) -> Tab
     mean = _block_sum(torch.where(ours, nearest, 0.0), samples) / _block_sum(ours, samples).clamp_min(1)
     coverage = count.to(color.dtype) / samples**2
     return TableView(
-        _block_sum(fine, samples) / samples**2, ids, torch.where(ids > 0, mean, torch.full_like(mean, math.inf)), coverage
+        _block_sum(fine, samples) / samples**2,
+        ids,
+        torch.where(ids > 0, mean, torch.full_like(mean, math.inf)),
+        coverage,
     )

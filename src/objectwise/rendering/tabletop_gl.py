@@ -97,9 +97,7 @@ class MeshAtlas:
         self.tile = (config.width * config.samples, config.height * config.samples)
         size = (self.columns * self.tile[0], self.columns * self.tile[1])
         context = self.context
-        self.target = context.framebuffer(
-            [context.texture(size, 4, dtype="f4")], context.depth_texture(size)
-        )
+        self.target = context.framebuffer([context.texture(size, 4, dtype="f4")], context.depth_texture(size))
         self.objects = context.program(vertex_shader=_OBJECT_VERTEX, fragment_shader=_OBJECT_FRAGMENT)
         self.ground = context.program(vertex_shader=_GROUND_VERTEX, fragment_shader=_GROUND_FRAGMENT)
         short = min(config.height, config.width)
@@ -131,7 +129,9 @@ class MeshAtlas:
         batch, number = scene.kind.shape
         place = np.arange(batch)
         camera = torch.cat(camera_frame(scene.camera.double(), self.config), dim=1).numpy()
-        tiles = np.concatenate([np.stack([place % self.columns, place // self.columns], 1), camera], 1).astype(np.float32)
+        tiles = np.concatenate([np.stack([place % self.columns, place // self.columns], 1), camera], 1).astype(
+            np.float32
+        )
         self.target.use()
         self.target.clear()
         self.context.enable_only(self.context.DEPTH_TEST)
@@ -173,6 +173,8 @@ class MeshAtlas:
         size = (self.columns * height, self.columns * width)
         atlas = np.frombuffer(self.target.read(components=3, dtype="f4"), np.float32).reshape(*size, 3)[::-1]
         used = -(-batch // self.columns)
-        tiles = atlas[: used * height].reshape(used, self.config.height, samples, self.columns, self.config.width, samples, 3)
+        tiles = atlas[: used * height].reshape(
+            used, self.config.height, samples, self.columns, self.config.width, samples, 3
+        )
         small = tiles.mean(axis=(2, 5)).transpose(0, 2, 4, 1, 3)
         return small.reshape(-1, 3, self.config.height, self.config.width)[:batch]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from objectwise.rendering.meshes import MESHES
-from objectwise.rendering.primitives3d import SPHERE, TINY
 from objectwise.rendering.primitives3d import KINDS as SOLIDS
+from objectwise.rendering.primitives3d import SPHERE, TINY
 from objectwise.rendering.primitives3d_numba import (
     AHEAD_X,
     AHEAD_Y,
@@ -204,8 +204,8 @@ def _box_window(camera, b, x, y, size, cosine, sine, tangent, rows, columns):
 
 @part
 def _clipped(top, bottom, left, right, rows, columns):
-    first_row, first_column = max(int(math.floor(top)), 0), max(int(math.floor(left)), 0)
-    last_row, last_column = min(int(math.ceil(bottom)) + 1, rows), min(int(math.ceil(right)) + 1, columns)
+    first_row, first_column = max(math.floor(top), 0), max(math.floor(left), 0)
+    last_row, last_column = min(math.ceil(bottom) + 1, rows), min(math.ceil(right) + 1, columns)
     return first_row, max(last_row, first_row), first_column, max(last_column, first_column)
 
 
@@ -267,8 +267,11 @@ def _cast_mesh(camera, b, ranges, size, x, y, yaw, vertices, normals, faces, see
         area = (qx - px) * (ry - py) - (qy - py) * (rx - px)
         if area >= 0.0:  # rows count downwards: a face seen from outside runs clockwise in rows and columns
             continue
-        up, down = max(int(math.ceil(min(py, qy, ry) - 0.5)), 0), min(int(math.floor(max(py, qy, ry) - 0.5)), rows - 1)
-        near, far = max(int(math.ceil(min(px, qx, rx) - 0.5)), 0), min(int(math.floor(max(px, qx, rx) - 0.5)), columns - 1)
+        up, down = max(math.ceil(min(py, qy, ry) - 0.5), 0), min(math.floor(max(py, qy, ry) - 0.5), rows - 1)
+        near, far = (
+            max(math.ceil(min(px, qx, rx) - 0.5), 0),
+            min(math.floor(max(px, qx, rx) - 0.5), columns - 1),
+        )
         inverse = 1.0 / area
         ax, ay, bx, by = (qy - ry) * inverse, (rx - qx) * inverse, (ry - py) * inverse, (px - rx) * inverse
         for row in range(up, down + 1):
@@ -300,11 +303,11 @@ def _cast(camera, b, kind, solids, sizes, x, y, yaw, vertices, normals, faces, s
 
 
 @kernel
-def _shrink(fine, samples, coarse):
-    channels, height, width = coarse.shape
-    for c in range(channels):
-        for row in range(height):
-            for column in range(width):
+def _shrink(fine, samples, top, bottom, left, right, coarse):
+    """The pixels of a window (half-open) from their rays."""
+    for c in range(coarse.shape[0]):
+        for row in range(top, bottom):
+            for column in range(left, right):
                 total = 0.0
                 for i in range(samples):
                     for j in range(samples):
@@ -313,25 +316,25 @@ def _shrink(fine, samples, coarse):
 
 
 @kernel
+def _empty(camera, b, ground, table, tangent, samples, fine, coarse):
+    """The empty table under one camera."""
+    _ground(camera, b, ground, table, tangent, samples, fine)
+    _shrink(fine, samples, 0, coarse.shape[1], 0, coarse.shape[2], coarse)
+
+
+@kernel
 def _merge(near, fine, coarse, samples, top, bottom, left, right, depth, shade, color):
     """Put a layer into a state."""
-    channels = fine.shape[0]
     if (bottom <= top) | (right <= left):
         return
     for row in range(top, bottom):
         for column in range(left, right):
             if depth[row, column] < near[row, column]:
                 near[row, column] = depth[row, column]
-                for c in range(channels):
+                for c in range(fine.shape[0]):
                     fine[c, row, column] = color[c] * shade[row, column]
-    for row in range(top // samples, (bottom - 1) // samples + 1):
-        for column in range(left // samples, (right - 1) // samples + 1):
-            for c in range(channels):
-                total = 0.0
-                for i in range(samples):
-                    for j in range(samples):
-                        total += fine[c, row * samples + i, column * samples + j]
-                coarse[c, row, column] = total / (samples * samples)
+    rows, columns = (top // samples, (bottom - 1) // samples + 1), (left // samples, (right - 1) // samples + 1)
+    _shrink(fine, samples, rows[0], rows[1], columns[0], columns[1], coarse)
 
 
 @kernel
@@ -367,6 +370,25 @@ def _measure(coarse, image, down, across, blur, gap, line, slow):
     return (1.0 - blur) * total + blur * (slow * slow).sum()
 
 
+@part
+def _pixel_change(near, fine, samples, top, bottom, left, right, depth, shade, color, share, row, column, gap):
+    """Fill ``gap`` (C, H, W) at one pixel with what a layer changes there; whether it changes anything."""
+    low, high = max(row * samples, top), min((row + 1) * samples, bottom)
+    west, east = max(column * samples, left), min((column + 1) * samples, right)
+    covered = False
+    for c in range(fine.shape[0]):
+        change = 0.0
+        for i in range(low, high):
+            for j in range(west, east):
+                if depth[i, j] < near[i, j]:
+                    change += color[c] * shade[i, j] - fine[c, i, j]
+                    covered = True
+        gap[c, row, column] = change * share
+        if not covered:
+            break
+    return covered
+
+
 @kernel
 def _error_with(
     near,
@@ -400,29 +422,65 @@ def _error_with(
     first_column, last_column = left // samples, (right - 1) // samples + 1
     for row in range(first_row, last_row):
         for column in range(first_column, last_column):
-            low, high = max(row * samples, top), min((row + 1) * samples, bottom)
-            west, east = max(column * samples, left), min((column + 1) * samples, right)
-            for c in range(channels):
-                gap[c, row, column] = 0.0
-            covered = False
-            for i in range(low, high):
-                for j in range(west, east):
-                    covered |= depth[i, j] < near[i, j]
-            if not covered:
-                continue
-            for c in range(channels):
-                change = 0.0
-                for i in range(low, high):
-                    for j in range(west, east):
-                        if depth[i, j] < near[i, j]:
-                            change += color[c] * shade[i, j] - fine[c, i, j]
-                change *= share
-                gap[c, row, column] = change
-                total += change * (change + 2.0 * (coarse[c, row, column] - image[c, row, column]))
+            if _pixel_change(
+                near, fine, samples, top, bottom, left, right, depth, shade, color, share, row, column, gap
+            ):
+                for c in range(channels):
+                    change = gap[c, row, column]
+                    total += change * (change + 2.0 * (coarse[c, row, column] - image[c, row, column]))
+            else:
+                gap[:, row, column] = 0.0
     if blur == 0.0:
         return total
     _project(gap, first_row, last_row, first_column, last_column, down, across, line, more)
     return (1.0 - blur) * total + blur * (more * (more + 2.0 * slow)).sum()
+
+
+@kernel
+def _states_without(
+    m,
+    kinds,
+    near,
+    fine,
+    coarse,
+    samples,
+    windows,
+    depths,
+    shades,
+    colors,
+    image,
+    down,
+    across,
+    blur,
+    gap,
+    line,
+    near_without,
+    fine_without,
+    coarse_without,
+    errors_without,
+    slow_without,
+):
+    """The prefixes n > m without object m, and their errors, into entries m + 1, ..., M of the last five."""
+    near_without[m + 1], fine_without[m + 1], coarse_without[m + 1] = near[m], fine[m], coarse[m]
+    for n in range(m + 1, near.shape[0]):
+        if n > m + 1:
+            near_without[n], fine_without[n] = near_without[n - 1], fine_without[n - 1]
+            coarse_without[n] = coarse_without[n - 1]
+            w = windows[n - 1]
+            _merge(
+                near_without[n],
+                fine_without[n],
+                coarse_without[n],
+                samples,
+                w[0],
+                w[1],
+                w[2],
+                w[3],
+                depths[n - 1],
+                shades[n - 1],
+                colors[kinds[n - 1]],
+            )
+        errors_without[n] = _measure(coarse_without[n], image, down, across, blur, gap, line, slow_without[n])
 
 
 @part
@@ -462,7 +520,10 @@ def _errors(
     channels, height, width = images.shape[1:]
     rows, columns, alternatives = height * samples, width * samples, other_kinds.shape[2]
     seen = np.empty((vertices.shape[0], 4))
-    floor, floor_coarse = np.empty((channels, rows, columns), np.float32), np.empty((channels, height, width), np.float32)
+    floor, floor_coarse = (
+        np.empty((channels, rows, columns), np.float32),
+        np.empty((channels, height, width), np.float32),
+    )
     depths, shades = np.empty((number, rows, columns), np.float32), np.empty((number, rows, columns), np.float32)
     windows = np.zeros((number, 4), np.int64)
     depth, shade = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
@@ -479,8 +540,7 @@ def _errors(
     for b in range(batch):
         image = images[b]
         if not _same_camera(camera, b):
-            _ground(camera, b, ground, table, tangent, samples, floor)
-            _shrink(floor, samples, floor_coarse)
+            _empty(camera, b, ground, table, tangent, samples, floor, floor_coarse)
         near[0], fine[0], coarse[0] = INFINITE, floor, floor_coarse
         base[b, 0] = _measure(coarse[0], image, down, across, blur, gap, line, slow[0])
         for m in range(number):
@@ -507,33 +567,34 @@ def _errors(
             near[m + 1], fine[m + 1], coarse[m + 1] = near[m], fine[m], coarse[m]
             w = windows[m]
             color = colors[kinds[b, m]]
-            _merge(near[m + 1], fine[m + 1], coarse[m + 1], samples, w[0], w[1], w[2], w[3], depths[m], shades[m], color)
+            _merge(
+                near[m + 1], fine[m + 1], coarse[m + 1], samples, w[0], w[1], w[2], w[3], depths[m], shades[m], color
+            )
             base[b, m + 1] = _measure(coarse[m + 1], image, down, across, blur, gap, line, slow[m + 1])
-        if alternatives == 0:
-            continue
-        for m in range(number):
-            near_without[m + 1], fine_without[m + 1], coarse_without[m + 1] = near[m], fine[m], coarse[m]
-            errors_without[m + 1], slow_without[m + 1] = base[b, m], slow[m]
-            for n in range(m + 2, number + 1):
-                near_without[n], fine_without[n] = near_without[n - 1], fine_without[n - 1]
-                coarse_without[n] = coarse_without[n - 1]
-                w = windows[n - 1]
-                _merge(
-                    near_without[n],
-                    fine_without[n],
-                    coarse_without[n],
-                    samples,
-                    w[0],
-                    w[1],
-                    w[2],
-                    w[3],
-                    depths[n - 1],
-                    shades[n - 1],
-                    colors[kinds[b, n - 1]],
-                )
-                errors_without[n] = _measure(
-                    coarse_without[n], image, down, across, blur, gap, line, slow_without[n]
-                )
+        for m in range(number if alternatives else 0):
+            _states_without(
+                m,
+                kinds[b],
+                near,
+                fine,
+                coarse,
+                samples,
+                windows,
+                depths,
+                shades,
+                colors,
+                image,
+                down,
+                across,
+                blur,
+                gap,
+                line,
+                near_without,
+                fine_without,
+                coarse_without,
+                errors_without,
+                slow_without,
+            )
             for a in range(alternatives):
                 kind = other_kinds[b, m, a]
                 top, bottom, left, right = _cast(
@@ -601,14 +662,16 @@ def _prefixes(
     channels, height, width = images.shape[2:]
     rows, columns = height * samples, width * samples
     seen = np.empty((vertices.shape[0], 4))
-    floor, floor_coarse = np.empty((channels, rows, columns), np.float32), np.empty((channels, height, width), np.float32)
+    floor, floor_coarse = (
+        np.empty((channels, rows, columns), np.float32),
+        np.empty((channels, height, width), np.float32),
+    )
     near, fine = np.empty((rows, columns), np.float32), np.empty((channels, rows, columns), np.float32)
     coarse = np.empty((channels, height, width), np.float32)
     depth, shade = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
     for b in range(batch):
         if not _same_camera(camera, b):
-            _ground(camera, b, ground, table, tangent, samples, floor)
-            _shrink(floor, samples, floor_coarse)
+            _empty(camera, b, ground, table, tangent, samples, floor, floor_coarse)
         near[:], fine[:], coarse[:] = INFINITE, floor, floor_coarse
         images[b, 0] = coarse
         for m in range(number):
@@ -660,14 +723,16 @@ def _view(
     channels, height, width = images.shape[1:]
     rows, columns = height * samples, width * samples
     seen = np.empty((vertices.shape[0], 4))
-    floor, floor_coarse = np.empty((channels, rows, columns), np.float32), np.empty((channels, height, width), np.float32)
+    floor, floor_coarse = (
+        np.empty((channels, rows, columns), np.float32),
+        np.empty((channels, height, width), np.float32),
+    )
     near, fine = np.empty((rows, columns), np.float32), np.empty((channels, rows, columns), np.float32)
     coarse, owner = np.empty((channels, height, width), np.float32), np.empty((rows, columns), np.int64)
     depth, shade = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
     for b in range(batch):
         if not _same_camera(camera, b):
-            _ground(camera, b, ground, table, tangent, samples, floor)
-            _shrink(floor, samples, floor_coarse)
+            _empty(camera, b, ground, table, tangent, samples, floor, floor_coarse)
         near[:], fine[:], coarse[:], owner[:] = INFINITE, floor, floor_coarse, 0
         for m in range(number):
             if not present[b, m]:

@@ -1,8 +1,10 @@
 """The table-top scenes with silhouettes that are differentiable: for gradients by automatic differentiation.
 
-One ray per pixel. An object covers a pixel by α = sigmoid(−d / softness), d being the distance in pixels from ray to solid, negative
+One ray per pixel. An object covers a pixel by α = sigmoid(−d / softness), d being the distance in pixels from ray to
+solid, negative
 by how deep it enters. That distance is the smallest value of the solid's signed distance along the ray: a convex function of
-the ray's parameter, so that golden sections find where it is; the search need not be differentiated (envelope theorem). Objects are blended from near to far. Colours are those of the hard pictures; only edges
+the ray's parameter, so that golden sections find where it is; the search need not be differentiated (envelope theorem).
+Objects are blended from near to far. Colours are those of the hard pictures; only edges
 differ, by what a box filter of one pixel does to them, about.
 """
 
@@ -127,7 +129,8 @@ def _nearest(local: Local) -> tuple[Tensor, Tensor]:
 def _miss(local: Local, low: Tensor, high: Tensor) -> Tensor:
     """Smallest signed distance on a short piece of the ray, with its derivative.
 
-    Inside a solid it may be where two faces are equally far: a kink, at which the derivative is that of both distances, weighted by
+    Inside a solid it may be where two faces are equally far: a kink, at which the derivative is that of both distances,
+    weighted by
     the other's slope, so that they stay equal. Where the minimum is smooth, any weights do.
     """
     with torch.no_grad():
