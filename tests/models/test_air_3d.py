@@ -166,6 +166,7 @@ def test_the_gradient_in_poses_is_that_of_the_loss() -> None:
     images = pictures(model)
     out = model(images)
     (gradient,) = torch.autograd.grad(out.loss.mean(), model.head.bias)
+    slopes = []
     for entry in (1, 2):  # the two places
         ends = []
         for sign in (1, -1):
@@ -174,7 +175,9 @@ def test_the_gradient_in_poses_is_that_of_the_loss() -> None:
                 moved.head.bias[4] = 0.5
                 moved.head.bias[entry] += sign * 0.06
                 ends.append(moved(images).loss.mean().item())
-        assert gradient[entry].item() == pytest.approx((ends[0] - ends[1]) / 0.12, rel=0.2, abs=1.0)
+        slopes.append((ends[0] - ends[1]) / 0.12)
+    expected = torch.tensor(slopes)
+    assert (gradient[1:3] - expected).norm() < 0.25 * expected.norm()
 
 
 def test_impossible_settings() -> None:
@@ -230,8 +233,7 @@ def test_order_matters_only_to_the_fixed_one() -> None:
     images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     shuffled = TableScene(truth.kind.flip(1), truth.pose.flip(1), truth.present.flip(1), truth.camera)
     for order in ("fixed", "matched"):
-        torch.testing.assert_close(*(supervised_loss(model, images, each, order) for each in (truth, shuffled)))  # type:
-        ignore[arg - type]
+        torch.testing.assert_close(*(supervised_loss(model, images, each, order) for each in (truth, shuffled)))
     fixed, matched = (supervised_loss(model, images, truth, order) for order in ("fixed", "matched"))
     assert (matched <= fixed + 1e-5).all()
     assert (matched < fixed - 1e-3).any()

@@ -5,7 +5,8 @@ solid, negative
 by how deep it enters. That distance is the smallest value of the solid's signed distance along the ray: a convex function of
 the ray's parameter, so that golden sections find where it is; the search need not be differentiated (envelope theorem).
 Objects are blended from near to far. Colours are those of the hard pictures; only edges
-differ, by what a box filter of one pixel does to them, about.
+differ, by what a box filter of one pixel does to them, about. Beyond an edge a colour is that of the nearest point, and how that point wanders is
+not differentiated.
 """
 
 from __future__ import annotations
@@ -138,8 +139,11 @@ def _miss(local: Local, low: Tensor, high: Tensor) -> Tensor:
         ends = [_signed_distance(local.kind, _along(local, t)) for t in (low - piece, low, high, high + piece)]
         falling, rising = (ends[0] - ends[1]).clamp_min(0.0), (ends[3] - ends[2]).clamp_min(0.0)
         share = (rising + TINY) / (falling + rising + 2.0 * TINY)
+        above = (
+            share * falling / 4.0
+        )  # how far the line between the ends is above a kink: slopes times the piece's length
     first, second = (_signed_distance(local.kind, _along(local, t)) for t in (low, high))
-    return share * first + (1.0 - share) * second
+    return share * first + (1.0 - share) * second - above
 
 
 def _signed_distance(kind: Tensor, point: Vector) -> Tensor:
