@@ -238,7 +238,7 @@ def test_soft_pictures_are_the_hard_ones_but_for_edges() -> None:
 
 
 def test_soft_pictures_have_the_right_derivative() -> None:
-    """Against differences in double precision, for poses and camera; where off a silhouette colours are looked up is not followed."""
+    """Against differences in double precision, for poses and camera; but for where colours beyond an edge are looked up."""
     look = config(height=12, width=12)
     scene, soft = random_scenes(2, 2, look, seed=3), SoftTabletop(look)
     weights = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -246,7 +246,7 @@ def test_soft_pictures_have_the_right_derivative() -> None:
     def value(pose: Tensor, camera: Tensor) -> Tensor:
         return (soft(scene._replace(pose=pose, camera=camera)) * weights).sum()
 
-    kept, total = 0, 0
+    ours, numeric, total = list[float](), list[float](), 0
     for index, start in enumerate((scene.pose, scene.camera)):
         point = start.clone().requires_grad_()
         inputs = [scene.pose, scene.camera]
@@ -254,7 +254,7 @@ def test_soft_pictures_have_the_right_derivative() -> None:
         (gradient,) = torch.autograd.grad(value(*inputs), point)
         for entry in range(start.numel()):
             slopes = []
-            for step in (1e-4, 2e-4):
+            for step in (1e-3, 2e-3):
                 ends = []
                 for sign in (1, -1):
                     moved = start.flatten().clone()
@@ -266,6 +266,7 @@ def test_soft_pictures_have_the_right_derivative() -> None:
             if slopes[0] == pytest.approx(
                 slopes[1], rel=0.02, abs=0.01
             ):  # else a face or the nearer object changes in between
-                kept += 1
-                assert gradient.flatten()[entry].item() == pytest.approx(slopes[0], rel=0.12, abs=0.05)
-    assert kept >= 0.7 * total
+                ours.append(gradient.flatten()[entry].item())
+                numeric.append(slopes[0])
+    assert len(ours) >= 0.7 * total
+    assert torch.dist(torch.tensor(ours), torch.tensor(numeric)) < 0.03 * torch.tensor(numeric).norm()

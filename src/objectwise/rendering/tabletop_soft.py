@@ -1,12 +1,11 @@
 """The table-top scenes with silhouettes that are differentiable: for gradients by automatic differentiation.
 
-One ray per pixel. An object covers a pixel by α = sigmoid(−d / softness), d being the distance in pixels from ray to
-solid, negative
-by how deep it enters. That distance is the smallest value of the solid's signed distance along the ray: a convex function of
-the ray's parameter, so that golden sections find where it is; the search need not be differentiated (envelope theorem).
-Objects are blended from near to far. Colours are those of the hard pictures; only edges
-differ, by what a box filter of one pixel does to them, about. Beyond an edge a colour is that of the nearest point, and how that point wanders is
-not differentiated.
+One ray per pixel. An object covers a pixel by α = sigmoid(−d / softness), d being the distance in pixels from ray to solid,
+negative by how deep it enters. That distance is the smallest value of the solid's signed distance along the ray: a convex
+function of the ray's parameter, so that golden sections find where it is; the search need not be differentiated (envelope
+theorem). Objects are blended from near to far. Colours are those of the hard pictures; only edges differ, by what a box filter of
+one pixel does to them, about. Beyond an edge a colour is that of the solid's nearest point; how
+that wanders is differentiated for spheres only.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from objectwise.rendering.tabletop import (
     sight,
 )
 
-SECTIONS = 14
-"""Golden sections of the search: its interval shrinks by 800."""
+SECTIONS = 22
+"""Golden sections of the search: its interval shrinks by 40,000."""
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -64,7 +63,9 @@ class SoftTabletop:
         seen = sight(scene.camera, self.config, 1)
         local = local_rays(scene, seen, self.config)
         low, high = _nearest(local)
-        nearest = (low + high) / 2.0
+        along = sum(o * d for o, d in zip(local.origin, local.direction, strict=True))
+        middle = -along / sum(d * d for d in local.direction)
+        nearest = torch.where(local.kind == SPHERE, middle, (low + high) / 2.0)
         pixel = 2.0 * self.config.tangent / min(self.config.height, self.config.width)
         distance = _miss(local, low, high) * local.size / (pixel * nearest.clamp_min(0.1))
         cover = torch.sigmoid(-distance / self.softness)
