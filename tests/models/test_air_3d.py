@@ -265,30 +265,3 @@ def test_direct_optimisation_finds_a_sphere() -> None:
     assert found.seconds > 0
     with pytest.raises(UserError, match="needs a fixed camera"):
         optimise(tiny(camera="inferred", num_steps=1), images[:, :, :12, :12])
-
-
-@needs_numba
-@pytest.mark.slow
-def test_it_learns_where_a_single_object_is() -> None:
-    torch.manual_seed(0)
-    model = AIR3D(
-        AIR3DConfig(
-            image_shape=(3, 32, 32),
-            num_steps=1,
-            identity="enumeration",
-            count_prior=1e100,
-            blur_start=1.0,
-            blur_steps=1200,
-        )
-    )
-    data, optimizer = SingleObjectConfig().build(), torch.optim.Adam(model.parameters(), lr=5e-4)
-    for step in range(1500):
-        images = data.batch("train", range(64 * step, 64 * step + 64)).images
-        loss = model(images, generator=torch.Generator().manual_seed(step), step=step).loss.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    scene, batch = data.scene("val", range(200)), data.batch("val", range(200))
-    found = model.scene(model.decompose(batch.images).slots)
-    assert (found.kind == scene.kind).double().mean() > 0.9
-    assert (found.pose[..., :2] - scene.pose[..., :2]).norm(dim=-1).median() < 0.3

@@ -15,8 +15,8 @@ _TRAINING = {
     "validate_every": 500,
 }
 
-_START = {"blur_start": 1.0, "likelihood_std_start": 1.0, "likelihood_std_steps": 3_000}
-"""A flat likelihood of slow waves first: it draws objects to their places from afar before any kind or place is ruled out."""
+_START = {"blur_start": 1.0}
+"""Slow waves first: they draw objects to their places from afar."""
 _COUNT = {"count_prior_start": 1e60, "count_prior_steps": 5_000}
 """Objects are switched off last."""
 
