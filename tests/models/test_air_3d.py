@@ -1,5 +1,4 @@
-"""AIR in 3D: promises, the objective by the book, gradients of kinds and poses against brute force, baselines, and that it
-learns."""
+"""AIR in 3D: promises, the objective by the book, gradients of kinds and poses against brute force, and baselines."""
 
 from __future__ import annotations
 
