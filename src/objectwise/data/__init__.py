@@ -10,6 +10,7 @@ from typing import Any
 from objectwise.core.imports import from_table
 
 DATASETS: dict[str, str] = {
+    "balls": "objectwise.data.balls:BallsConfig",
     "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
     "clevr_like": "objectwise.data.clevr_like:ClevrLikeConfig",
     "digits": "objectwise.data.digits:DigitsConfig",

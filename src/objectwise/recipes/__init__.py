@@ -24,6 +24,8 @@ RECIPES: dict[str, str] = {
     "dair-sprites": "objectwise.recipes.air:dair_sprites",
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
+    "beta-vae-balls": "objectwise.recipes.beta_vae:beta_vae_balls",
+    "beta-vae": "objectwise.recipes.beta_vae:beta_vae",
     "monet-two-shapes": "objectwise.recipes.monet:monet_two_shapes",
     "monet-multi-dsprites": "objectwise.recipes.monet:monet_multi_dsprites",
     "monet-objects-room": "objectwise.recipes.monet:monet_objects_room",
