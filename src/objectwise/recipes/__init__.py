@@ -25,6 +25,7 @@ RECIPES: dict[str, str] = {
     "air": "objectwise.recipes.air:air",
     "dair": "objectwise.recipes.air:dair",
     "beta-vae-balls": "objectwise.recipes.beta_vae:beta_vae_balls",
+    "beta-vae-dsprites": "objectwise.recipes.beta_vae:beta_vae_dsprites",
     "beta-vae": "objectwise.recipes.beta_vae:beta_vae",
     "monet-two-shapes": "objectwise.recipes.monet:monet_two_shapes",
     "monet-multi-dsprites": "objectwise.recipes.monet:monet_multi_dsprites",
