@@ -122,7 +122,9 @@ class _Forest(NamedTuple):
         counts = np.broadcast_to(np.asarray(one_hot.sum(axis=1)).reshape(inputs, width, 1, 1), sums.shape)
         for level in range(depth):
             if level:
-                left = np.concatenate([node == 2 * parent for parent in range(2 ** (level - 1))], axis=1).astype(np.float64)
+                left = np.concatenate([node == 2 * parent for parent in range(2 ** (level - 1))], axis=1).astype(
+                    np.float64
+                )
                 parts = []
                 for whole, weight in ((sums, np.tile(residual, 2 ** (level - 1)) * left), (counts, left)):
                     lefts = (one_hot @ weight).reshape(inputs, width, -1, columns).swapaxes(2, 3)

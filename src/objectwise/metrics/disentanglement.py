@@ -12,9 +12,9 @@ fixed are in :mod:`objectwise.metrics.interventions`. Settings are those of goog
 * IRS: Suter et al. 2019, arXiv:1811.00007.
 
 What is done where a definition has nothing to say: factors that never change are left out and named in the policy; a constant
-dimension has no information, no importance and no correlation with anything; gaps between the best and the second best dimension are 0 for
-a code with fewer than two dimensions that change. Names of the factors say which variant of a score it is: a
-gap over five factors of dSprites is not one over four.
+dimension has no information, no importance and no correlation with anything; gaps between the best and the second best
+dimension are 0 for a code of one dimension. Names of the factors say which variant of a score it is: a gap over five factors
+of dSprites is not one over four.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ def dci(
         factors: (n, K) integers; choose the columns to choose the variant.
         names: of the factors.
         trees: of each model, per class, of depth 3 (:func:`~objectwise.metrics.boosting.boosted_classes`).
-        draws: trainings on resampled rows behind the intervals of the first two: value ± t · their standard deviation. The third has a
-            bootstrap over test rows.
+        draws: trainings on resampled rows behind the intervals of the first two: value ± t · their standard deviation. The third
+            has a bootstrap over test rows.
         nulls: permutations of the labels, each a training.
         seed: of everything.
 
@@ -267,7 +267,8 @@ def sap(
         factors: (n, K) integers; choose the columns to choose the variant.
         names: of the factors.
         kind: svc: test accuracy of a linear SVM (C = 0.01, balanced classes), as usually reported; even a perfect code scores
-            about 0.3, because one threshold on a line cannot tell the middle classes apart. r2: squared correlation of dimension and class number.
+            about 0.3, because one threshold on a line cannot tell the middle classes apart. r2: squared correlation of dimension
+            and class number.
         draws: bootstrap resamples (r2: of the rows; svc: of the test rows) behind the interval.
         nulls: permutations of the labels.
         seed: of everything.
@@ -411,7 +412,8 @@ def dead_dimensions(means: Array, stds: Array, *, least_kl: float = 0.01, most_v
         (D,) bool.
     """
     mean, std = (
-        np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part, dtype=np.float64) for part in (means, stds)
+        np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part, dtype=np.float64)
+        for part in (means, stds)
     )
     if mean.shape != std.shape or mean.ndim != 2 or not (std > 0.0).all():
         raise UserError(f"means and positive standard deviations (n, D) are needed, not {mean.shape} and {std.shape}")
@@ -562,12 +564,14 @@ def _svc_right(table: Table, settled: _Settled, seed: int) -> np.ndarray:
     """(m, D, K) which test rows a linear SVM on one dimension gets right; never for a constant dimension."""
     train, test = _halves(table, settled)
     right = np.zeros((len(test.codes), table.codes.shape[1], len(table.names)))
+    # LinearSVC shrinks its intercept too: without this a shift of the code would matter.
+    known, asked = (part.codes - train.codes.mean(axis=0) for part in (train, test))
     for d in np.flatnonzero(np.ptp(train.codes, axis=0) > _SPREAD):
         for k in range(len(table.names)):
             with _unconverged():
                 model = LinearSVC(C=0.01, class_weight="balanced", random_state=seed_for(seed, _FIT) % 2**32)
-                model.fit(train.codes[:, d : d + 1], train.factors[:, k])
-            right[:, d, k] = model.predict(test.codes[:, d : d + 1]) == test.factors[:, k]
+                model.fit(known[:, d : d + 1], train.factors[:, k])
+            right[:, d, k] = model.predict(asked[:, d : d + 1]) == test.factors[:, k]
     return right
 
 

@@ -49,16 +49,18 @@ class Table:
             names: of the factors; None: "factor 0", ...
 
         Raises:
-            UserError: for shapes that do not fit, factors that are no integers, codes that are not finite, or no factor that changes.
+            UserError: for shapes that do not fit, factors that are no integers, codes that are not finite, or no factor that
+                changes.
         """
-        z, v = (
-            np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part)
-            for part in (codes, factors)
-        )
+        z, v = (np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part) for part in (codes, factors))
         if z.ndim != 2 or v.ndim != 2 or len(z) != len(v) or len(z) < 2 or 0 in (z.shape[1], v.shape[1]):
-            raise UserError(f"codes (n, D) and factors (n, K) of at least 2 rows are needed, not {z.shape} and {v.shape}")
+            raise UserError(
+                f"codes (n, D) and factors (n, K) of at least 2 rows are needed, not {z.shape} and {v.shape}"
+            )
         if not np.issubdtype(v.dtype, np.integer):
-            raise UserError(f"factors must be integer classes, not {v.dtype}; put numbers into bins first (factor_bins)")
+            raise UserError(
+                f"factors must be integer classes, not {v.dtype}; put numbers into bins first (factor_bins)"
+            )
         z = z.astype(np.float64)
         if not np.isfinite(z).all():
             raise UserError("the codes hold values that are not finite")
@@ -93,7 +95,9 @@ class Table:
         return Table(self.codes, self.factors[generator.permutation(len(self.factors))], self.names, self.constant)
 
 
-def factor_bins(values: Tensor | np.ndarray, bins: int = 20, low: float | None = None, high: float | None = None) -> np.ndarray:
+def factor_bins(
+    values: Tensor | np.ndarray, bins: int = 20, low: float | None = None, high: float | None = None
+) -> np.ndarray:
     """Numbers as classes: equal-width bins between the two ends.
 
     Args:

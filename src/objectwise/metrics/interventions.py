@@ -1,15 +1,15 @@
 """Scores of codes under interventions on factors: images that share a factor, or differ in one alone.
 
 They index a table of codes (n, D) and integer factors (n, K) that was encoded once, instead of rendering anew: the next image is
-another row of the table that has the wanted factors. Any table will do for scores that hold one factor fixed; the changed-factor score needs
-rows that differ in one factor alone, such as a grid.
+another row of the table that has the wanted factors. Any table will do for scores that hold one factor fixed; the
+changed-factor score needs rows that differ in one factor alone, such as a grid.
 
 * :func:`beta_vae_score`: Higgins et al. 2017 (ICLR), section 3: a factor is held *fixed*.
 * :func:`factor_change_score`: Higgins et al. 2016, arXiv:1606.05579: a factor alone *changes*.
 * :func:`factor_vae_score`: Kim, Mnih 2018, arXiv:1802.05983, section 4.
 
-Settings are those of google-research/disentanglement_lib where it has them. All stay high for codes that mix factors by a rotation; read
-them beside the mutual information gap.
+Settings are those of google-research/disentanglement_lib where it has them. All stay high for codes that mix factors by a
+rotation; read them beside the mutual information gap.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def factor_vae_score(
 ) -> CodeScore:
     """The FactorVAE score: which factor is held fixed, by the dimension that varies least? Accuracy of a majority vote.
 
-    Each vote: rows that share a value of one factor; the dimension with the smallest variance among them, relative to that over the whole
-    table. Dimensions with a standard deviation below ``least_std`` do not vote; if none is left the score is 0.
+    Each vote: rows that share a value of one factor; the dimension with the smallest variance among them, relative to that over
+    the whole table. Dimensions with a standard deviation below ``least_std`` do not vote; if none is left the score is 0.
 
     Args:
         codes: (n, D).
@@ -266,9 +266,7 @@ def _nulls(measure, table: Table, settled: _Settled) -> float:  # type: ignore[n
     return float(np.mean(found)) if found else math.nan
 
 
-def _answered(
-    table: Table, right: np.ndarray, null: float, settled: _Settled, policy: dict[str, object]
-) -> CodeScore:
+def _answered(table: Table, right: np.ndarray, null: float, settled: _Settled, policy: dict[str, object]) -> CodeScore:
     generator = torch.Generator().manual_seed(seed_for(settled.seed, _BOOTSTRAP))
     shared = {
         "factors": table.names,
