@@ -24,8 +24,10 @@ from objectwise.metrics.diagnosis import (
     stripes,
 )
 from objectwise.metrics.disentanglement import (
+    AxisAlignment,
     CodeScore,
     DCIScores,
+    axis_alignment,
     dci,
     dead_dimensions,
     explicitness,
@@ -80,6 +82,7 @@ __all__ = [
     "BUDGETS",
     "DETECTORS",
     "METRIC_GROUPS",
+    "AxisAlignment",
     "CodeScore",
     "ColourClusters",
     "ColourMerge",
@@ -99,6 +102,7 @@ __all__ = [
     "ScoreRow",
     "adjusted_rand_index",
     "average_precision",
+    "axis_alignment",
     "background_perplexity",
     "background_split",
     "beta_vae_score",

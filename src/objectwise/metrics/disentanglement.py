@@ -28,6 +28,7 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from scipy.stats import t as student
 from sklearn.exceptions import ConvergenceWarning
@@ -397,6 +398,55 @@ def gaussian_total_correlation(codes: Array) -> float:
         return 0.0
     sign, log_determinant = np.linalg.slogdet(np.corrcoef(z.T))
     return float(-0.5 * log_determinant) if sign > 0 and log_determinant > -60.0 else math.inf
+
+
+class AxisAlignment(NamedTuple):
+    """How the dimensions of a code line up with factors, by correlation.
+
+    Attributes:
+        correlation: (D, K) absolute correlations; 0 where either is constant.
+        dimension: (K,) the dimension assigned to each factor, one to one; −1 where there are fewer dimensions than factors.
+        own: (K,) correlation of each factor with its dimension; 0 where it has none.
+        other: (K,) largest correlation of that dimension with another factor; 0 where the factor has none.
+    """
+
+    correlation: np.ndarray
+    dimension: np.ndarray
+    own: np.ndarray
+    other: np.ndarray
+
+    @property
+    def score(self) -> float:
+        """Mean over factors of ``own`` − ``other``: 1 if each has a dimension of its own that follows nothing else."""
+        return float((self.own - self.other).mean())
+
+
+def axis_alignment(codes: Array, values: Array) -> AxisAlignment:
+    """Give each factor the dimension that follows it, by the assignment with the largest sum of absolute correlations.
+
+    For factors with an order on a line, such as positions; a rotated code correlates with two factors at once.
+
+    Args:
+        codes: (n, D), dimensions in use.
+        values: (n, K) numbers.
+    """
+    z, v = (
+        np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part, dtype=np.float64)
+        for part in (codes, values)
+    )
+    if z.ndim != 2 or v.ndim != 2 or len(z) != len(v) or v.shape[1] < 1:
+        raise UserError(f"codes (n, D) and values (n, K) are needed, not {z.shape} and {v.shape}")
+    z, v = z - z.mean(axis=0), v - v.mean(axis=0)
+    scale = np.sqrt((z**2).sum(axis=0)[:, None] * (v**2).sum(axis=0))
+    correlation = np.abs(np.divide(z.T @ v, scale, out=np.zeros_like(scale), where=scale > _SPREAD))
+    dimension = np.full(v.shape[1], -1)
+    rows, columns = linear_sum_assignment(-correlation)
+    dimension[columns] = rows
+    own, other = np.zeros(v.shape[1]), np.zeros(v.shape[1])
+    own[columns] = correlation[rows, columns]
+    if v.shape[1] > 1:
+        other[columns] = [np.delete(correlation[row], column).max() for row, column in zip(rows, columns, strict=True)]
+    return AxisAlignment(correlation, dimension, own, other)
 
 
 def dead_dimensions(means: Array, stds: Array, *, least_kl: float = 0.01, most_variance: float = 0.9) -> np.ndarray:

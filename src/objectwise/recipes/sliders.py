@@ -43,28 +43,40 @@ def page_layers(model: Any) -> list[PageLayer] | None:
     return known if known[-1].kind == "sigmoid" else [*known, PageLayer("sigmoid")]
 
 
-def write_slider_page(model: Any, images: Tensor, path: Path, title: str, *, summary: str = "") -> Path | None:
+def write_slider_page(
+    model: Any,
+    images: Tensor,
+    path: Path,
+    title: str,
+    *,
+    summary: str = "",
+    means: np.ndarray | None = None,
+    stds: np.ndarray | None = None,
+) -> Path | None:
     """Write the page of a model with one code per image, or None if there is none for it.
 
     Args:
         model: keeps the contract; its posterior tells which latents are in use.
-        images: (B, C, H, W) held-out images: the first eight to start from, all for the latents' standard deviations.
+        images: (B, C, H, W) held-out images; the first eight to start from.
         path: the file.
         title: of the page.
         summary: a sentence under the title.
+        means: (n, D) posterior means of more images, by which latents are called unused; None: those of ``images``.
+        stds: (n, D) posterior standard deviations of as many.
     """
     layers = page_layers(model)
     if layers is None:
         return None
     with torch.no_grad():
-        out = model(images)
+        out = model(images.to(next(model.parameters()).device))
     if out.posterior is None or out.slots.shape[1] != 1:
         return None
     mean, std = (part[:, 0].float().cpu().numpy() for part in out.posterior)
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    dead = np.flatnonzero(dead_dimensions(mean, std)).tolist()
+    every = (mean, std) if means is None or stds is None else (means, stds)
+    dead = np.flatnonzero(dead_dimensions(*every)).tolist()
     shown = {"codes": mean[:8], "images": images[:8].cpu().numpy()}
-    return write_sliders(path, title, layers, shape, std.mean(axis=0), dead=dead, summary=summary, **shown)
+    return write_sliders(path, title, layers, shape, every[1].mean(axis=0), dead=dead, summary=summary, **shown)
 
 
 def _layer(module: nn.Module) -> PageLayer | None:

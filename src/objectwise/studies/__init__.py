@@ -20,6 +20,7 @@ STUDIES: dict[str, str] = {
     "air-representation": "objectwise.studies.air_representation:AirRepresentation",
     "air-omniglot": "objectwise.studies.air_omniglot:AirOmniglot",
     "air-robustness": "objectwise.studies.air_robustness:AirRobustness",
+    "balls": "objectwise.studies.balls:Balls",
 }
 """Name -> study."""
 
