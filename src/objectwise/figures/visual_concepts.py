@@ -72,7 +72,7 @@ def mean_response_figure(
         image, ax=grid[:, 0], location="bottom", shrink=0.9, aspect=12, pad=0.02, ticks=[-limit, 0, limit]
     )
     bar.ax.tick_params(labelsize=7, colors=style.MUTED, length=2)
-    bar.outline.set_edgecolor(style.RULE)  # type: ignore[operator]
+    bar.outline.set_edgecolor(style.RULE)
     bar.set_label("mean", size=7.5, color=style.MUTED, labelpad=0)
     title = "latent and its KL in nats" + (f"; {example}" if example else "")
     figure.suptitle(title, x=0.01, ha="left", size=9, color=style.MUTED)
@@ -104,11 +104,11 @@ def beta_size_map_figure(
     image = axes.imshow(table, origin="lower", cmap="viridis", aspect="auto")
     low, high = float(np.nanmin(table)), float(np.nanmax(table))
     for row, column in np.ndindex(*table.shape):
-        value = table[row, column]
-        if not np.isnan(value):
-            bright = value > low + 0.6 * (high - low)
+        shade = float(table[row, column])
+        if not np.isnan(shade):
+            bright = shade > low + 0.6 * (high - low)
             axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", size=8, color="black" if bright else "white"
+                column, row, f"{shade:.2f}", ha="center", va="center", size=8, color="black" if bright else "white"
             )
     if len(line) > 1 and len(betas) > 1:
         places = np.interp(np.log([beta for beta, _ in line]), np.log(betas), range(len(betas)))
@@ -124,7 +124,7 @@ def beta_size_map_figure(
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.set_label(quantity, size=8, color=style.MUTED)
     bar.ax.tick_params(labelsize=7, colors=style.MUTED)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return style.settled(figure)
 
 
@@ -203,5 +203,5 @@ def recombination_figure(
     bar = figure.colorbar(image, cax=strip)
     bar.ax.tick_params(labelsize=7, colors=style.MUTED, length=2)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return style.settled(figure)

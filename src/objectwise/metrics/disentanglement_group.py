@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,8 +121,8 @@ def disentanglement_scores(
         UserError: for arrays that do not fit.
     """
     z, v = (np.asarray(part.detach().cpu() if isinstance(part, Tensor) else part) for part in (codes, factors))
-    given = {"names": tuple(names), "seed": seed}
-    points = {"train": train, "test": test}
+    given: dict[str, Any] = {"names": tuple(names), "seed": seed}
+    points: dict[str, Any] = {"train": train, "test": test}
     found = {"beta_vae_2017": beta_vae_score(z, v, **given, **points)}
     with suppress(UserError):  # where no two rows differ in some factor alone
         found["beta_vae_2016"] = factor_change_score(z, v, **given, **points)
@@ -137,7 +138,7 @@ def disentanglement_scores(
     if "shape" in names and v.shape[1] > 2:
         kept = [k for k, name in enumerate(names) if name != "shape"]
         label = f"{_COUNTED.get(len(kept), len(kept))}_factors_without_shape"
-        fewer = {"names": tuple(names[k] for k in kept), "seed": seed}
+        fewer: dict[str, Any] = {"names": tuple(names[k] for k in kept), "seed": seed}
         found[f"beta_vae_2017_{label}"] = beta_vae_score(z, v[:, kept], **fewer, **points)
         found[f"mig_{label}"] = mig(z, v[:, kept], **fewer)
         found[f"sap_{label}"] = sap(z, v[:, kept], **fewer)

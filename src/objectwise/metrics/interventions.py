@@ -78,7 +78,7 @@ def beta_vae_score(
     null = _nulls(
         lambda part, g: _classified(*points(part, [_Rows(c) for c in part.factors.T], g), train).mean(), table, settled
     )
-    policy = {"held": "one factor fixed", "pairs": pairs, "train": train, "test": test}
+    policy: dict[str, object] = {"held": "one factor fixed", "pairs": pairs, "train": train, "test": test}
     return _answered(table, found, null, settled, policy)
 
 
@@ -128,7 +128,7 @@ def factor_change_score(
     null = math.nan
     if nulls:
         null = float(np.mean([blind(table, settled.generator(_NULL, number)) for number in range(nulls)]))
-    policy = {"held": "all factors but one fixed", "pairs": pairs, "train": train, "test": test}
+    policy: dict[str, object] = {"held": "all factors but one fixed", "pairs": pairs, "train": train, "test": test}
     return _answered(table, found, null, settled, policy)
 
 
@@ -166,7 +166,7 @@ def factor_vae_score(
     table = Table.checked(codes, factors, names)
     active = table.codes.std(axis=0) >= least_std
     settled = _Settled(1_000, nulls, seed)
-    policy = {
+    policy: dict[str, object] = {
         "batch": batch,
         "train": train,
         "test": test,

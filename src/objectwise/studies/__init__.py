@@ -21,6 +21,8 @@ STUDIES: dict[str, str] = {
     "air-omniglot": "objectwise.studies.air_omniglot:AirOmniglot",
     "air-robustness": "objectwise.studies.air_robustness:AirRobustness",
     "balls": "objectwise.studies.balls:Balls",
+    "early-concepts": "objectwise.studies.early_concepts:EarlyConcepts",
+    "disentanglement-metrics": "objectwise.studies.disentanglement_metrics:DisentanglementMetrics",
 }
 """Name -> study."""
 

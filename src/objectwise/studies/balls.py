@@ -159,8 +159,8 @@ class Balls:
         worse = [r for r in cells if r["excess_nats"] > r["published_excess_nats"] + 0.1]
         summary = (
             f"One ball in the paper's good band: {succeeded} of {len(corrected)} seeds use exactly two latents, one per axis. "
-            f"Of the recreation's 18 settings (β at most 1, {scale.steps:,} steps here, 100,000 there), {len(cells) - len(worse)} of "
-            f"{len(cells)} runs reconstruct as well as theirs (excess nats at most theirs + 0.1)."
+            f"Of the recreation's 18 settings (β at most 1, {scale.steps:,} steps here, 100,000 there), "
+            f"{len(cells) - len(worse)} of {len(cells)} runs reconstruct as well as theirs (excess nats at most theirs + 0.1)."
         )
         return Account(result, sections, summary=summary)
 
