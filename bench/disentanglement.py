@@ -1,9 +1,8 @@
 """All disentanglement scores of a code from 15,000 cached rows (10,000 to train on, 5,000 to score), one thread.
 
-Five factors of dSprites' sizes, ten dimensions: five noisy mixtures of them, five nearly dead. Scored as ``evaluate --metrics
-disentanglement``
-does, with intervals and permuted labels. Goal: under 5 minutes of CPU time, which other jobs on the machine disturb little.
-Prints one JSON line:
+Five factors of dSprites' sizes, ten dimensions: five noisy mixtures of them, five nearly dead. Scored as ``evaluate
+--metrics disentanglement`` does, with intervals and permuted labels. Goal: under 5 minutes of CPU time, which other jobs on the
+machine disturb little. Prints one JSON line:
 
     OMP_NUM_THREADS=1 python bench/disentanglement.py
 """
