@@ -49,6 +49,7 @@ FactorName = Literal["shape", "scale", "orientation", "x", "y"]
 _FACTORS, _NOISE = 0, 1  # purposes of the random streams
 _COLUMNS = 5
 _EVAL_SHARE = 10
+_ENDS = np.array([False, True, False, True, True])  # scale, x and y have a last value; orientation turns around
 
 
 class DspritesConfig(Config):
@@ -160,11 +161,10 @@ class Dsprites:
             samples: number of pairs; which, is a function of the seed.
         """
         draws = uniforms(self.config.seed, (len(SPLITS), _FACTORS), np.arange(samples), 1 + _COLUMNS)
-        place = np.stack(
-            [whole_numbers(draws[:, 1 + k], 0, len(self.kept[k]) - 1 - (k in (1, 3, 4))) for k in range(_COLUMNS)],
-            axis=1,
-        )
-        moved, which = place.copy(), whole_numbers(draws[:, 0], 1, _COLUMNS - 1)
+        which = whole_numbers(draws[:, 0], 1, _COLUMNS - 1)
+        last = np.array([len(kept) - 1 for kept in self.kept]) - ((which[:, None] == np.arange(_COLUMNS)) & _ENDS)
+        place = whole_numbers(draws[:, 1:], 0, last)
+        moved = place.copy()
         moved[np.arange(samples), which] += 1
         moved[:, 2] %= len(self.kept[2])
         pictures = []
@@ -181,7 +181,7 @@ class Dsprites:
             rows = shared_out(same_picture(grid), self.config.eval_size, self.config.seed)
             return {split: cells[rows[split]] for split in SPLITS}
         outside = self._held_out(grid)
-        rows = shared_out(same_picture(grid[~outside]), self.config.eval_size, self.config.seed)
+        rows = shared_out(same_picture(grid[~outside]), self.config.eval_size, self.config.seed, held=("val",))
         order = np.random.Generator(np.random.PCG64(seed_for(self.config.seed, 1))).permutation(int(outside.sum()))
         inside = cells[~outside]
         test = cells[outside][order[: self.config.eval_size]]
@@ -209,21 +209,24 @@ def same_picture(factors: np.ndarray) -> np.ndarray:
     return np.ravel_multi_index(tuple(first.T), SIZES)
 
 
-def shared_out(groups: np.ndarray, eval_size: int, seed: int) -> dict[str, np.ndarray]:
+def shared_out(
+    groups: np.ndarray, eval_size: int, seed: int, held: Sequence[str] = ("val", "test")
+) -> dict[str, np.ndarray]:
     """Split -> rows; rows of one group never come into different splits.
 
     Args:
         groups: (N,) the group of each row.
-        eval_size: groups in the validation and in the test split, at most a tenth of all each; one row of each is used.
+        eval_size: groups in each split of ``held``, at most a tenth of all; one row of each is used.
         seed: of the choice.
+        held: the splits besides ``train``.
     """
     names, first = np.unique(groups, return_index=True)
     order = np.random.Generator(np.random.PCG64(seed_for(seed, 0))).permutation(len(names))
     count = max(1, min(eval_size, len(names) // _EVAL_SHARE))
     taken = np.zeros(len(names), bool)
-    taken[order[: 2 * count]] = True
-    train = np.flatnonzero(~taken[np.searchsorted(names, groups)])
-    return {"train": train, "val": first[order[:count]], "test": first[order[count : 2 * count]]}
+    taken[order[: len(held) * count]] = True
+    rows = {"train": np.flatnonzero(~taken[np.searchsorted(names, groups)])}
+    return rows | {split: first[order[k * count : (k + 1) * count]] for k, split in enumerate(held)}
 
 
 def sprite_batch(indices: np.ndarray, lit: np.ndarray, values: Mapping[str, np.ndarray]) -> Batch:

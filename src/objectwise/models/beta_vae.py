@@ -47,6 +47,7 @@ from objectwise.models.beta_vae_networks import (
 )
 from objectwise.nn.bernoulli import bernoulli_log_likelihood, target_entropy
 from objectwise.nn.float32 import float32_island
+from objectwise.nn.initialise import truncated_normal
 
 _GAMMA = {"capacity": 1000.0, "factor": 10.0}
 
@@ -64,6 +65,8 @@ class BetaVAEConfig(Config):
     """mirrored: the architecture's own; broadcast: a spatial broadcast decoder."""
     broadcast_widths: tuple[int, ...] = (64, 64)
     """Feature maps of the broadcast decoder's convolutions."""
+    init: Literal["source", "scaled"] = "source"
+    """Initial weights. source: those of the architecture's source, where published; scaled: variance 1/fan-in, biases zero."""
     objective: Literal["beta", "capacity", "tcvae", "factor"] = "beta"
     """beta: weighted KL; capacity: KL held at a rising capacity; tcvae, factor: weighted total correlation."""
     beta: float | None = Field(None, ge=0.0)
@@ -181,6 +184,8 @@ class BetaVAE(SceneModel):
             if config.decoder == "broadcast"
             else decoder(config.architecture, shape, latents)
         )
+        if config.init == "scaled":
+            truncated_normal(self)
         self.discriminator = discriminator(latents) if config.objective == "factor" else None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
