@@ -31,7 +31,7 @@ from objectwise.recipes import recipe
 from objectwise.training.allocator import keep_freed_memory
 from objectwise.training.precision import hardware_class, resolve_precision
 
-STEPS, WARMUP, ROUNDS = 4, 3, 1
+STEPS, WARMUP, ROUNDS = 4, 3, 2
 
 
 def plain_norm(self: InstanceNormReLU, x: Tensor) -> Tensor:

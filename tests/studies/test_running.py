@@ -116,6 +116,18 @@ def alive(pid: int) -> bool:
     return True
 
 
+def test_settings_that_an_earlier_version_did_not_have_are_their_defaults(work: Workplace) -> None:
+    work.go()
+    for config in (work.out / "trials").glob("*.yaml"):
+        kept = [line for line in config.read_text().splitlines() if "keep_freed_memory" not in line]
+        config.write_text("\n".join(kept) + "\n")
+    before = len(work.calls)
+    work.go()
+    assert len(work.calls) == before, "finished trials are kept"
+    with pytest.raises(UserError, match="has other settings"):
+        work.go(steps=20)
+
+
 def test_results_hold_the_tables_and_the_command(work: Workplace) -> None:
     found = work.go()
     assert found["tables"] == [{"heading": "Nothing", "text": "", "header": ["pi"], "rows": [["3.142"]]}]

@@ -35,6 +35,10 @@ class ReproduceArguments:
     """Folder with the Omniglot zips; the download cache if not given."""
     seeds: int | None = None
     """Seeds of every training; as many as the scale asks for if not given. A later call with more seeds goes on from there."""
+    official_root: str | None = None
+    """Folder of decoded official sets, a folder each (multi_dsprites_colored_on_grayscale, ...); the cache if not given."""
+    clevr_root: str | None = None
+    """Folder of rendered CLEVR scenes with masks; the cache if not given."""
 
 
 def reproduce(arguments: list[str]) -> int:
@@ -56,6 +60,8 @@ def reproduce(arguments: list[str]) -> int:
         digits_root=Path(given.digits_root) if given.digits_root else None,
         omniglot_root=Path(given.omniglot_root) if given.omniglot_root else None,
         seeds=given.seeds,
+        official_root=Path(given.official_root) if given.official_root else None,
+        clevr_root=Path(given.clevr_root) if given.clevr_root else None,
     )
     out = Path(given.out) if given.out else Path("runs") / f"{given.study}-{given.scale}"
     report = reproduce_study(named_study(given.study), settings, out, jobs=given.jobs)

@@ -18,7 +18,7 @@ from objectwise.core import SPLITS, Batch, Config, FactorSpec, UserError, unifor
 from objectwise.data.labels import checked_indices, labelled_batch, place_in_turn, whole_numbers
 
 SIZE = 35
-"""Side of the canvas in pixels."""
+"""Side of the canvas in pixels, as the official set has it."""
 TILE = 5
 """Side of a tile in pixels."""
 PIECES = (
@@ -43,6 +43,8 @@ class TetrominoesConfig(Config):
 
     counts: tuple[int, ...] = (3,)
     """Numbers of pieces per scene, all equally likely; the official set has three."""
+    image_size: int = Field(SIZE, ge=SIZE, le=128)
+    """Side of the picture: 35, or more, with black on the right and below; for networks that halve the sides (40 = 5·8)."""
     seed: int = Field(0, ge=0)
     """Seed of the scenes."""
     train_size: int = Field(60_000, ge=1)
@@ -83,10 +85,10 @@ class Tetrominoes:
     """The dataset; see :class:`objectwise.core.dataset.Dataset`."""
 
     shuffle = False
-    image_shape = (3, SIZE, SIZE)
 
     def __init__(self, config: TetrominoesConfig) -> None:
         self.config = config
+        self.image_shape = (3, config.image_size, config.image_size)
         self.max_objects: int | None = max(config.counts)
         self.splits: Mapping[str, int] = {
             "train": config.train_size,
@@ -159,7 +161,7 @@ class Tetrominoes:
         colors = np.concatenate([np.zeros((batch, 1, 3)), scene.color], axis=1) * 255
         return labelled_batch(
             np.arange(batch) if indices is None else indices,
-            ids.reshape(batch, SIZE, SIZE),
+            self._padded(ids),
             colors.astype(np.uint8),
             scene.number,
             {
@@ -169,8 +171,13 @@ class Tetrominoes:
                 "color": scene.color.astype(float),
             },
             self.factor_specs,
-            shade.reshape(batch, SIZE, SIZE),
+            self._padded(shade),
         )
+
+    def _padded(self, values: np.ndarray) -> np.ndarray:
+        """(B, 35·35) -> (B, side, side), zeros on the right and below."""
+        rest = self.config.image_size - SIZE
+        return np.pad(values.reshape(-1, SIZE, SIZE), ((0, 0), (0, rest), (0, rest)))
 
     def _check(self, scene: Scene) -> None:
         used = np.arange(scene.shape.shape[1]) < scene.number[:, None]

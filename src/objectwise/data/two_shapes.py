@@ -10,7 +10,8 @@
 * objects stay within the positions that have room for the largest size.
 
 It follows the post's law, not its random stream. ``corrected`` draws the same shapes and colours, by default two per
-image, anywhere on the canvas where they do not overlap.
+image, anywhere on the canvas where they do not overlap. Beyond the post, ``overlap`` lets them hide one another, and
+``leave_out`` keeps combinations of colour and shape for tests of generalization.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from objectwise.data.labels import checked_indices, labelled_batch, place_in_tur
 
 SHAPES = ("square", "circle")
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "aqua": (0, 255, 255)}
+COMBINATIONS = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
+"""What ``leave_out`` names."""
 
 
 class TwoShapesConfig(Config):
@@ -44,6 +47,10 @@ class TwoShapesConfig(Config):
     other canvases (when faithful at most what leaves the second object a place)."""
     colors: Literal["independent", "different", "same"] = "independent"
     """Whether the objects of an image choose their colours freely, must differ, or share one; nothing else changes."""
+    overlap: bool = False
+    """Whether a later object may hide earlier ones, wholly even; mode corrected only."""
+    leave_out: tuple[str, ...] = ()
+    """Combinations that are never drawn, such as `"red circle"`: the shape is then uniform over those its colour has left."""
     seed: int = Field(0, ge=0)
     """Seed of the scenes."""
     train_size: int = Field(50_000, ge=1)
@@ -64,7 +71,19 @@ class TwoShapesConfig(Config):
                 f"object_size {(low, high)} is too large for image_size {self.image_size} in mode faithful, "
                 f"which needs three times the largest plus 3; at most {self.image_size // 3 - 1}"
             )
-        if self.mode == "corrected" and max(self.numbers) * (high + 1) ** 2 > 0.55 * self.image_size**2:
+        if self.mode == "faithful" and self.overlap:
+            raise ValueError("overlap needs mode corrected: the faithful set keeps its objects apart")
+        unknown = [name for name in self.leave_out if name not in COMBINATIONS]
+        if unknown:
+            raise ValueError(f"leave_out: '{unknown[0]}' is none of {', '.join(COMBINATIONS)}")
+        bare = [color for color in COLORS if all(f"{color} {shape}" in self.leave_out for shape in SHAPES)]
+        if bare:
+            raise ValueError(f"leave_out leaves no shape that could be {bare[0]}")
+        if (
+            self.mode == "corrected"
+            and not self.overlap
+            and max(self.numbers) * (high + 1) ** 2 > 0.55 * self.image_size**2
+        ):
             raise ValueError(
                 f"{max(self.numbers)} objects of up to {high + 1} pixels do not surely fit into "
                 f"{self.image_size}x{self.image_size} without overlap; use a smaller object_size or fewer objects"
@@ -155,8 +174,8 @@ class TwoShapes:
         draws = uniforms(self.config.seed, (SPLITS.index(split), 0), indices, 1 + 5 * most)
         each = draws[:, 1:].reshape(len(indices), most, 5)
         number = np.array(numbers)[whole_numbers(draws[:, 0], 0, len(numbers) - 1)]
-        shape = whole_numbers(each[..., 0], 0, len(SHAPES) - 1)
         color = _choose_colors(each[..., 1], self.config.colors)
+        shape = _choose_shapes(each[..., 0], color, self.config.leave_out)
         size = whole_numbers(each[..., 2], low, high)
         if self.config.mode == "faithful":
             places = self.config.image_size - high - 1
@@ -209,7 +228,7 @@ class TwoShapes:
 
         def fits(rows: np.ndarray, m: int, tries: np.ndarray, before: np.ndarray) -> np.ndarray:
             good = np.ones(tries.shape[:2], bool)
-            if m == 0:
+            if m == 0 or self.config.overlap:
                 return good
             here = whole_numbers(tries, 0, room[rows, m, None, None])
             steps = np.arange(self.config.sizes[1] + 1)
@@ -254,6 +273,18 @@ def share_a_color(batch: Batch) -> Tensor:
     return (per_color >= 2).any(dim=1)
 
 
+def has_combination(batch: Batch, combinations: Sequence[str]) -> Tensor:
+    """(B,) bool: which images hold at least one object of these combinations, for results on what was left out."""
+    present = batch.object_present
+    assert present is not None
+    found = torch.zeros_like(present)
+    for name in combinations:
+        color, _, shape = name.partition(" ")
+        code = (list(COLORS).index(color), SHAPES.index(shape))
+        found |= (batch.factors["color"] == code[0]) & (batch.factors["shape"] == code[1])
+    return (found & present).any(dim=1)
+
+
 def disc(size: int) -> np.ndarray:
     """The circle that Pillow fills in the box from (0, 0) to (size, size), both corners included.
 
@@ -296,6 +327,13 @@ def _choose_colors(draws: np.ndarray, rule: str) -> np.ndarray:
         chosen[:, m] = np.take_along_axis(left, taken, axis=1)[:, 0]
         left = left[np.arange(left.shape[1]) != taken].reshape(len(left), -1)
     return chosen
+
+
+def _choose_shapes(draws: np.ndarray, color: np.ndarray, leave_out: Sequence[str]) -> np.ndarray:
+    """(B, M) uniforms and colours -> (B, M) int64 shapes, uniform over those that the colour may have."""
+    kept = [[k for k, shape in enumerate(SHAPES) if f"{name} {shape}" not in leave_out] for name in COLORS]
+    table = np.array([(shapes * len(SHAPES))[: len(SHAPES)] for shapes in kept])
+    return np.asarray(table[color, whole_numbers(draws, 0, np.array([len(shapes) for shapes in kept])[color] - 1)])
 
 
 def _bands_apart(draws: np.ndarray, size: np.ndarray, places: int) -> np.ndarray:

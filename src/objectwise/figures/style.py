@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -45,11 +45,16 @@ STEP_COLOURS = (
     "#a3c52b",
     "#c08457",
     "#8fa3bf",
+    "#0c8574",
+    "#a81e5b",
 )
 """Colour of step or slot 1, 2, 3, ...: red, green, blue, then more; all visible on black and on white."""
 
 SCENE_BACKGROUND = "#14161b"
 """Background pixels of a segmentation."""
+
+MARGIN = 0.12
+"""Inches of paper around a grid of images."""
 
 Theme = Literal["light", "dark"]
 
@@ -100,6 +105,11 @@ def probability(value: float) -> str:
     return f"p={value:.2f}".replace("0.", ".")
 
 
+def score_text(value: float, digits: int = 2) -> str:
+    """A score in few characters, without a minus before zero; ``not scored`` for NaN."""
+    return "not scored" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
 def image_grid(
     rows: int,
     columns: int,
@@ -110,6 +120,9 @@ def image_grid(
     below: float = 0.0,
     header: float = 0.0,
     footer: float = 0.0,
+    left: float = 0.0,
+    row_gaps: Mapping[int, float] | None = None,
+    column_gaps: Mapping[int, float] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of equal image cells at exact places, so that titles cannot collide.
 
@@ -122,23 +135,62 @@ def image_grid(
         below: inches kept below every image, for a number.
         header: inches kept at the top of the figure.
         footer: inches kept at the bottom of the figure, for a legend.
+        left: inches kept at the left of the figure, for the names of the rows.
+        row_gaps: row -> inches kept above it besides, to set blocks apart or for their headings.
+        column_gaps: column -> inches kept left of it besides.
 
     Returns:
         the figure, and its axes (rows, columns).
     """
-    margin, gap = 0.12, 0.1
-    tall = cell * aspect
-    width = 2 * margin + columns * cell + (columns - 1) * gap
-    height = 2 * margin + header + footer + rows * (above + tall + below) + (rows - 1) * gap
+    gap, tall = 0.1, cell * aspect
+    down = [above + sum((row_gaps or {}).get(r, 0.0) for r in range(row + 1)) for row in range(rows)]
+    across = [sum((column_gaps or {}).get(c, 0.0) for c in range(column + 1)) for column in range(columns)]
+    width = 2 * MARGIN + left + columns * cell + (columns - 1) * gap + across[-1]
+    height = 2 * MARGIN + header + footer + rows * (above + tall + below) + (rows - 1) * gap + down[-1] - above
     figure = Figure(figsize=(width, height), facecolor=PAPER)
     axes = np.empty((rows, columns), dtype=object)
     for row in range(rows):
-        bottom = height - margin - header - row * (above + tall + below + gap) - above - tall
+        bottom = height - MARGIN - header - row * (above + tall + below + gap) - down[row] - tall
         for column in range(columns):
-            left = margin + column * (cell + gap)
-            axes[row, column] = figure.add_axes((left / width, bottom / height, cell / width, tall / height))
+            start = MARGIN + left + column * (cell + gap) + across[column]
+            axes[row, column] = figure.add_axes((start / width, bottom / height, cell / width, tall / height))
             axes[row, column].set_axis_off()
     return figure, axes
+
+
+def row_name(axes: Axes, name: str, colour: str = INK, *, bold: bool = False) -> None:
+    """Name a row of images at the left of its first cell."""
+    weight = "bold" if bold else "normal"
+    axes.annotate(
+        name,
+        (0.0, 0.5),
+        (-7.0, 0.0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=9,
+        color=colour,
+        fontweight=weight,
+        annotation_clip=False,
+    )
+
+
+def heading(axes: Axes, text: str, *, lift: float = 6.0) -> None:
+    """A heading that starts at the left edge of a cell, so many points above it."""
+    axes.annotate(
+        text,
+        (0.0, 1.0),
+        (0.0, lift),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        fontsize=9.5,
+        color=INK,
+        fontweight="bold",
+        annotation_clip=False,
+    )
 
 
 def show(axes: Axes, image: np.ndarray, frame: str = RULE, width: float = 0.8) -> None:

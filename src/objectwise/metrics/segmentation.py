@@ -56,8 +56,7 @@ def labels_from_masks(masks: Tensor | np.ndarray) -> Tensor:
         raise UserError(f"masks must be (images, slots, height, width) with at least one slot, not {_shape(masks)}")
     batch, slots, height, width = masks.shape
     labels = torch.zeros(batch, height, width, dtype=torch.int64, device=masks.device)
-    # Small chunks keep the running maximum in the processor's cache; a GPU has nothing to gain from them.
-    rows = max(1, _CHUNK_BYTES // max(4 * height * width, 1)) if masks.device.type == "cpu" else max(batch, 1)
+    rows = _images_at_a_time(labels, 4)
     for start in range(0, batch, rows):
         part = masks[start : start + rows]
         label, best = labels[start : start + rows], part[:, 0].float()
@@ -120,9 +119,13 @@ def contingency(true_ids: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> t
     true_ids, row_ids = _compact(true_ids.long())
     labels, column_ids = _compact(labels.to(true_ids.device).long())
     batch, rows, columns = len(true_ids), len(row_ids), len(column_ids)
-    image = torch.arange(batch, device=true_ids.device).view(-1, 1, 1) * (rows * columns)
-    keys = (true_ids * columns).add_(labels).add_(image).flatten()
-    counts = torch.bincount(keys, minlength=batch * rows * columns).view(batch, rows, columns)
+    counts = torch.zeros(batch, rows, columns, dtype=torch.int64, device=true_ids.device)
+    step = _images_at_a_time(true_ids, 8)
+    for start in range(0, batch, step):
+        part = slice(start, start + step)
+        image = torch.arange(len(true_ids[part]), device=true_ids.device).view(-1, 1, 1) * (rows * columns)
+        keys = (true_ids[part] * columns).add_(labels[part]).add_(image).flatten()
+        counts[part] = torch.bincount(keys, minlength=len(image) * rows * columns).view(-1, rows, columns)
     return counts.cpu(), row_ids, column_ids
 
 
@@ -251,6 +254,12 @@ def _constant_everywhere(counts: np.ndarray, row_ids: np.ndarray, ignored: tuple
     merged = np.where(np.isin(row_ids, ignored), first, row_ids)
     groups = np.stack([counts[:, merged == group].any(axis=(1, 2)) for group in np.unique(merged)], axis=1)
     return np.asarray((groups.sum(axis=1) == 1) & (counts.any(axis=1).sum(axis=1) == 1))
+
+
+def _images_at_a_time(maps: Tensor, itemsize: int) -> int:
+    """So few that temporaries stay in the processor's cache; a GPU has nothing to gain from that."""
+    batch, height, width = maps.shape
+    return max(1, _CHUNK_BYTES // max(itemsize * height * width, 1)) if maps.device.type == "cpu" else max(batch, 1)
 
 
 def _compact(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def monet_two_shapes(preset: Preset = "tuned") -> Experiment:
     own = {
         **(_SMALL if preset == "tuned" else {}),
         "background_slot": 0,
-    }  # black wins the smaller σ in every run so far
+    }  # in both runs so far, docs/notes/0006
     steps = {"max_steps": 8_000} if preset == "tuned" else {}
     return _monet("monet-two-shapes", "two_shapes", preset, 3, model=own, training=steps)
 

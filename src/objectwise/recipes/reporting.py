@@ -16,6 +16,8 @@ from objectwise.core import Batch, Dataset, Decomposition, UserError
 from objectwise.core.files import atomic_path
 from objectwise.metrics.counting import collapse
 from objectwise.metrics.groups import GroupScores
+from objectwise.metrics.reconstruction import mse
+from objectwise.metrics.segmentation import foreground_ari
 from objectwise.recipes.experiment import Experiment
 from objectwise.recipes.latents import VALUES, latents_of, traversals
 from objectwise.recipes.sliders import write_slider_page
@@ -25,7 +27,9 @@ from objectwise.training.evaluation import Evaluation, decompositions
 _SHOWN = 12
 """Images in the figures: the first of the split, never picked."""
 _SEARCHED = 512
-"""Images looked through for wrong counts."""
+"""Images looked through for wrong counts, and for the worst ones."""
+_GALLERY = 8
+"""Images in each part of the failure gallery."""
 
 
 def training_picture(batch: Batch, out: Decomposition) -> np.ndarray:
@@ -53,6 +57,8 @@ def write_figures(
     sections = [_decomposition_section(batch, out)]
     if out.slots.shape[1] == 1 and out.posterior is not None:
         sections.append(_latents_section(model, dataset, run, experiment, found, batch, out))
+    if _has_slots(out):
+        sections.append(failure_section(model, dataset, found.split))
     if found.counts is not None:
         sections.append(_counting_section(model, dataset, found))
     sections += [section for name, group in found.groups.items() for section in _group_sections(name, group)]
@@ -66,7 +72,8 @@ def write_figures(
         f"{experiment.name}: what it found",
         sections,
         summary=f"{experiment.model_name} trained without labels on {experiment.data_name}; every picture and number below is "
-        f"of the {found.split} split, which training never saw. Pictures show its first images, not chosen ones.",
+        f"of the {found.split} split, which training never saw. Pictures show its first images or, where it is "
+        "said, the worst by a score; none was picked.",
         notices=_notices(found),
         numbers=_numbers(found),
         config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -79,7 +86,10 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
     if out.boxes is not None:
         drawn.append((figures.boxes_figure(batch, out), "found boxes, one colour per step"))
         drawn.append((figures.steps_figure(batch, out), "the reconstruction after each step"))
-    drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
+    if _has_slots(out):
+        drawn += slot_figures(batch, out)
+    else:
+        drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
     return figures.Section("Objects", figures=drawn)
 
 
@@ -114,6 +124,81 @@ def _latents_section(
     if page is not None:
         text += f" {page.name} beside this page has a slider for each."
     return figures.Section("Latents", text=text, figures=drawn)
+
+
+def _has_slots(out: Decomposition) -> bool:
+    """Whether the model splits images by masks alone: several slots, no boxes."""
+    return out.boxes is None and out.num_slots > 1
+
+
+def slot_figures(batch: Batch, out: Decomposition) -> list[tuple[Figure | bytes, str]]:
+    """The figures of a slot model, with captions, by what its decomposition has.
+
+    Args:
+        batch: images.
+        out: of the same images.
+    """
+    truth = " and, where a slot has it to itself, of the true segment" if batch.instances is not None else ""
+    drawn: list[tuple[Figure | bytes, str]] = [
+        (
+            figures.slots_figure(batch, out),
+            f"each slot's unmasked picture below; a slot's colour is that of its segment{truth}; a grey frame: the slot is empty",
+        )
+    ]
+    kinds = out.mask_kinds()
+    if "attention" in kinds and "decoded" in kinds:
+        caption = (
+            "each slot's picture, unmasked, behind the attention mask, and behind the mask that is decoded from the slots, on "
+            "white; where the last two differ, the slots do not hold the segmentation"
+        )
+        drawn.append((figures.component_vae_figure(batch, out), caption))
+    one_by_one = out.decoded_masks is not None
+    scope = ", and the scope each was cut from" if one_by_one else ""
+    drawn.append(
+        (
+            figures.masks_figure(batch, out, scopes=one_by_one),
+            f"masks in the order of the slots{scope}; undecided: entropy of the masks over log K",
+        )
+    )
+    return drawn
+
+
+def failure_section(
+    model: nn.Module, dataset: Dataset, split: str, *, limit: int = _SEARCHED, shown: int = _GALLERY
+) -> figures.Section:
+    """The worst images by foreground ARI, or by squared error without true segments, and the first ones; none is picked.
+
+    Args:
+        model: keeps the contract.
+        dataset: its data.
+        split: which split.
+        limit: images looked through.
+        shown: images in each part.
+    """
+    searched = min(limit, dataset.splits[split])
+    errors: list[np.ndarray] = []
+    agreement: list[np.ndarray] = []
+    for batch, out in decompositions(model, dataset, split, np.arange(searched)):
+        errors.append(mse(batch.images, out.reconstruction).per_image)
+        if batch.instances is not None:
+            scored = foreground_ari(batch.instances, out.masks, background_ids=batch.background_ids)
+            agreement.append(scored.per_image)
+    name, scores, high_is_bad, digits = "squared error", np.concatenate(errors), True, 4
+    if agreement and np.isfinite(np.concatenate(agreement)).any():
+        name, scores, high_is_bad, digits = "foreground ARI", np.concatenate(agreement), False, 2
+    worst = figures.worst_rows(scores, shown, high_is_bad=high_is_bad)
+    first = np.arange(min(shown, searched))
+    panels = []
+    known = int(np.isfinite(scores).sum())
+    headings = (f"the {len(worst)} worst of {known} images by {name}", f"the first {len(first)} images")
+    for heading, rows in zip(headings, (worst, first), strict=True):
+        if len(rows) == 0:  # no score is finite
+            continue
+        batch, out = next(decompositions(model, dataset, split, rows))
+        notes = [figures.style.score_text(scores[row], digits) for row in rows]
+        panels.append(figures.GalleryPanel(heading, batch, out, notes))
+    caption = figures.gallery_caption(name, shown=len(worst), scored=known, searched=searched)
+    return figures.Section("Failures", figures=[(figures.failures_figure(panels), caption)])
 
 
 def _counting_section(model: nn.Module, dataset: Dataset, found: Evaluation) -> figures.Section:

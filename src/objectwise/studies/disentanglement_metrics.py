@@ -196,8 +196,9 @@ def _medians(records: Sequence[dict[str, Any]]) -> Section:
     rows.append(["permuted labels", *[f"{np.mean([r['nulls'][name] for r in records]):.2f}" for name in COLUMNS]])
     text = (
         f"Posterior means of {records[0]['rows']:,} test images, five factors (shape, scale, orientation, x, y), ten "
-        "latents; network of Burgess et al. 2018, Adam 5e-4, batches of 64. FactorVAE: batches of 64. DCI: boosted trees. SAP: linear SVM with "
-        "C = 0.01. MIG and modularity: 20 equal bins. BetaVAE: 64 pairs a point. Median and range over seeds."
+        "latents; network of Burgess et al. 2018, Adam 5e-4, batches of 64. FactorVAE: batches of 64. DCI: boosted trees. "
+        "SAP: linear SVM with C = 0.01. MIG and modularity: 20 equal bins. BetaVAE: 64 pairs a point. Median and range over "
+        "seeds."
     )
     return Section("Ours", text=text, table=Table(["", *COLUMNS.values()], rows))
 

@@ -256,8 +256,8 @@ class EarlyConcepts:
             )
         text = (
             "Posterior means averaged over a coarse grid of the other factors, ordered by KL; figure 2 of the paper. It "
-            "reports, for β = 4, one latent each for y, x and scale, two for rotation, and five that stay flat; all ten respond to "
-            "everything at β = 0. sliders.html in each run's folder has a slider for every latent."
+            "reports, for β = 4, one latent each for y, x and scale, two for rotation, and five that stay flat; all ten "
+            "respond to everything at β = 0. sliders.html in each run's folder has a slider for every latent."
         )
         return Section("What latents respond to", text=text, figures=drawn)
 
@@ -283,8 +283,8 @@ class EarlyConcepts:
             "Score of 2016 after training on every n-th value of the factors (pixels that differ between neighbouring images, "
             "mean over factors), with pixels flipped. The same test images, dense and clean, for all. The convolutional "
             f"network, β = 4, {scale.small_steps:,} steps, one seed. The paper, read off its figure: about 95 % at the "
-            "densest, 42 to 45 % at the sparsest; at noise 0.5 from 44 % to 28 to 31 %. Its horizontal axis is a normalised distance, whose "
-            "normalisation is not given."
+            "densest, 42 to 45 % at the sparsest; at noise 0.5 from 44 % to 28 to 31 %. Its horizontal axis is a normalised "
+            "distance, whose normalisation is not given."
         )
         drawn = [
             (figures.density_figure(series, chance=0.2), "score of 2016 against the density of the training factors")

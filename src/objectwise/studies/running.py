@@ -23,7 +23,7 @@ from objectwise.core import UserError
 from objectwise.core.files import write_text
 from objectwise.figures import Section, write_report
 from objectwise.figures.report import cell_text
-from objectwise.recipes.experiment import save_experiment
+from objectwise.recipes.experiment import load_experiment, save_experiment
 from objectwise.recipes.runs import CONFIG, RESULTS
 from objectwise.studies.study import Settings, Study, Trial
 from objectwise.training.callbacks import checkpoint_files, read_metrics
@@ -119,11 +119,14 @@ def _claim(study: Study, settings: Settings, out: Path) -> None:
 
 
 def _same_settings(trials: Sequence[Trial], out: Path) -> None:
-    """Refuse to put trials of an earlier call beside ones of other settings, such as other digits."""
+    """Refuse to put trials of an earlier call beside ones of other settings, such as other digits.
+
+    A setting that the earlier file does not name, because the program did not have it then, is its default.
+    """
     for trial in trials:
         config = out / "trials" / f"{trial.key}.yaml"
         wanted = trial.experiment.model_dump(mode="json")
-        if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")) != wanted:
+        if config.is_file() and load_experiment(config).model_dump(mode="json") != wanted:
             raise UserError(f"{config} has other settings than the trial has now (other data?); choose another --out")
 
 

@@ -23,11 +23,15 @@ class Settings:
         digits_root: folder with the MNIST files; None: the download cache, or the bundled digits if there are none.
         omniglot_root: folder with the Omniglot zips; None: the download cache.
         seeds: seeds of every training; None: as many as the scale asks for.
+        official_root: folder of decoded official sets, one folder each by name; None: their place in the cache.
+        clevr_root: folder of rendered CLEVR scenes with masks; None: ``clevr`` in the cache.
     """
 
     scale: Scale
     digits_root: Path | None = None
     omniglot_root: Path | None = None
+    official_root: Path | None = None
+    clevr_root: Path | None = None
     seeds: int | None = None
 
     def seeds_or(self, usual: int) -> range:
