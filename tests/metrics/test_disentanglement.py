@@ -24,6 +24,7 @@ from objectwise.metrics.information import (
     joint_counts,
     mutual_information,
 )
+from objectwise.metrics.interventions import _Rows
 
 SIZES = np.array([3, 6, 10, 8, 8])
 FEW = {"draws": 0, "nulls": 0}
@@ -398,6 +399,58 @@ def test_pairs_differ_in_one_factor_alone_even_without_a_grid() -> None:
     factors = grid()[np.random.default_rng(11).random(len(grid())) < 0.3]
     doubled = np.concatenate([factors, factors[:500]])  # equal rows are no pairs
     assert metrics.factor_change_score(np.eye(5)[0] + identity(doubled), doubled, **POINTS).value > 0.99
+
+
+def test_votes_and_points_that_train_are_not_scored() -> None:
+    """A code of noise so wide that every training point can be learnt by heart knows nothing of new ones."""
+    factors = rows(1_000)
+    codes = noise(13, 300)(factors)
+    points = {"train": 400, "test": 100, "nulls": 0}
+    assert metrics.beta_vae_score(codes, factors, pairs=1, **points).value < 0.4
+    assert metrics.factor_vae_score(codes, factors, batch=4, **points).value < 0.4
+    assert metrics.dci(codes[:, :20], factors[:, 2:3], trees=10, **FEW).informativeness.value < 0.25
+
+
+def test_votes_do_not_depend_on_the_scale_of_a_dimension() -> None:
+    factors = rows(2_000)
+    codes = CODES["noisy"](factors)
+    scaled = codes * np.array([1.0, 100.0, 3.0, 0.4, 20.0])
+    assert metrics.factor_vae_score(scaled, factors, **POINTS).value == pytest.approx(1.0, abs=0.01)
+
+
+def test_another_row_is_never_the_same_one() -> None:
+    key = np.array([4, 4, 7, 7, 7, 9])
+    found = _Rows(key)
+    assert found.paired.tolist() == [0, 1, 2, 3, 4]
+    asked = np.tile(found.paired, (200, 1))
+    others = found.others(asked, np.random.default_rng(0))
+    assert (others != asked).all()
+    assert (key[others] == key[asked]).all()
+    assert {tuple(pair) for pair in np.stack([asked[:, 2], others[:, 2]], axis=1)} == {(2, 3), (2, 4)}
+    like = found.like(np.array([3]), 100, np.random.default_rng(0))
+    assert set(like.ravel().tolist()) == {2, 3, 4}
+
+
+def test_axes_are_assigned_one_to_one() -> None:
+    generator = np.random.default_rng(14)
+    values = generator.normal(size=(5_000, 2))
+    mixed = values @ np.array([1.0, 0.8]) + 0.1 * generator.normal(size=5_000)
+    weak = 0.5 * values[:, 1] + generator.normal(size=5_000)
+    found = metrics.axis_alignment(np.stack([np.zeros(5_000), weak, mixed], axis=1), values)
+    assert found.dimension.tolist() == [2, 1]  # the mixture follows both factors best, and can stand for one only
+    assert found.correlation[0].tolist() == [0.0, 0.0]
+    assert found.own == pytest.approx([0.78, 0.45], abs=0.03)
+    assert found.other == pytest.approx([0.62, 0.0], abs=0.04)
+    assert found.score == pytest.approx(float((found.own - found.other).mean()))
+    perfect = metrics.axis_alignment(-values[:, ::-1], values)
+    assert perfect.dimension.tolist() == [1, 0]
+    assert perfect.score > 0.95
+    alone = metrics.axis_alignment(values[:, :1], values)
+    assert alone.dimension.tolist() == [0, -1]
+    assert alone.own[1] == alone.other[1] == 0.0
+    assert metrics.axis_alignment(np.zeros((10, 0)), np.ones((10, 2))).score == 0.0
+    with pytest.raises(UserError, match="are needed"):
+        metrics.axis_alignment(values[:5], values)
 
 
 def test_wrong_arrays_are_refused_in_one_sentence() -> None:

@@ -6,7 +6,8 @@ Balls, ``--preset NAME``:
 
 * ``faithful``: the recreation's: trajectories as batches of 128, Adam with 5e-5 (fully connected) or 1e-3 (``--model.architecture
   conv`` or ``all_conv``, then with ``--training.learning-rate 1e-3``), no clipping, 100,000 steps, β = 1 (also 0.1 and 0.5).
-* ``corrected``: independent frames, ten latents, β = 4 (β_norm 0.039, inside the paper's good band), Adam 5e-4.
+* ``corrected``: independent frames, ten latents, β = 4 (β_norm 0.039, inside the paper's good band), Adam 5e-4; initial weights
+  that keep the size of signals: with the recreation's, 1,500 steps leave 56 nats of excess where 500 then leave 5.
 
 dSprites, generated (``--data dsprites_official`` for the official file), ten latents, β = 4 (β_norm 0.0098):
 
@@ -33,7 +34,7 @@ _BALLS: dict[str, dict[str, Any]] = {
         "training": {"gradient_clip": None, "max_steps": 100_000},
     },
     "corrected": {
-        "model": {"beta": 4.0},
+        "model": {"beta": 4.0, "init": "scaled"},
         "data": {"mode": "corrected"},
         "training": {"learning_rate": 5e-4, "max_steps": 20_000},
     },
