@@ -166,7 +166,7 @@ def test_mean_responses_are_rows_by_kl_on_one_scale() -> None:
     assert {axes.get_ylim() for axes in panels} == {(-2.0, 2.0)}
     np.testing.assert_allclose(panels[4].get_lines()[1].get_ydata(), np.linspace(-0.1, 0.1, 6) + 0.5)
     assert "β = 4" in figure.get_suptitle()
-    assert len(images(figures.mean_response_figure(position, curves, kl, order=[2], max_rows=1))) == 2  # map and bar
+    assert len(images(figures.mean_response_figure(position, curves, kl, order=[2], max_rows=1))) == 1
 
 
 def test_the_map_puts_sizes_up_and_norms_across_and_leaves_the_rest_empty() -> None:

@@ -41,22 +41,21 @@ def resolved(trial: Trial) -> Any:
 
 
 def test_the_eighteen_runs_are_the_recreations() -> None:
-    for scale, steps in (("quick", 10_000), ("full", 100_000)):
-        trials = [t for t in Balls().trials(Settings(scale)) if "corrected" not in t.group]  # type: ignore[arg-type]
-        cells = {(t.experiment.model.architecture, t.experiment.data.balls, t.experiment.model.beta) for t in trials}  # type: ignore[attr-defined]
-        assert cells == {(a, n, b) for a in ("fc", "conv", "all_conv") for n in (1, 2) for b in (0.1, 0.5, 1.0)}
-        assert len(trials) == 18 * (1 if scale == "quick" else 3)
-        for trial in trials:
-            experiment: Any = trial.experiment
-            assert (experiment.data.mode, experiment.training.batch_size) == ("faithful", 128)
-            assert (experiment.training.max_steps, experiment.training.gradient_clip) == (steps, None)
-            assert experiment.training.learning_rate == (5e-5 if experiment.model.architecture == "fc" else 1e-3)
-            assert experiment.model.init == "source"
+    trials = [t for t in Balls().trials(Settings("quick")) if "corrected" not in t.group]
+    cells = {(t.experiment.model.architecture, t.experiment.data.balls, t.experiment.model.beta) for t in trials}  # type: ignore[attr-defined]
+    assert cells == {(a, n, b) for a in ("fc", "conv", "all_conv") for n in (1, 2) for b in (0.1, 0.5, 1.0)}
+    assert len(trials) == 18
+    for trial in trials:
+        experiment: Any = trial.experiment
+        assert (experiment.data.mode, experiment.training.batch_size) == ("faithful", 128)
+        assert (experiment.training.max_steps, experiment.training.gradient_clip) == (10_000, None)
+        assert experiment.training.learning_rate == (5e-5 if experiment.model.architecture == "fc" else 1e-3)
+        assert experiment.model.init == "source"
+    assert balls._SCALES["full"].steps == 100_000
 
 
-@pytest.mark.parametrize("scale", ["quick", "full"])
-def test_beta_norm_is_chosen_on_other_seeds_than_it_is_judged_by(scale: Any) -> None:
-    trials = [t for t in Balls().trials(Settings(scale)) if "corrected" in t.group]
+def test_beta_norm_is_chosen_on_other_seeds_than_it_is_judged_by() -> None:
+    trials = [t for t in Balls().trials(Settings("quick")) if "corrected" in t.group]
     for norm in CANDIDATES:
         assert [t.experiment.seed for t in trials if t.group == corrected_name(norm)] == list(range(7))
         assert 0.01 <= norm <= 0.1  # the paper's band
@@ -65,7 +64,7 @@ def test_beta_norm_is_chosen_on_other_seeds_than_it_is_judged_by(scale: Any) -> 
         assert f"norm{config.kl_weight_norm:g}-" in trial.key
         assert (config.latents, trial.experiment.data.mode, trial.experiment.data.balls) == (10, "corrected", 1)  # type: ignore[attr-defined]
         assert trial.experiment.data.seed == trial.experiment.seed  # type: ignore[attr-defined]
-    few = [t for t in Balls().trials(Settings(scale, seeds=2)) if "corrected" in t.group]
+    few = [t for t in Balls().trials(Settings("quick", seeds=2)) if "corrected" in t.group]
     assert {t.experiment.seed for t in few} == {0, 1, 2, 3}
 
 
@@ -226,20 +225,19 @@ def test_the_account_of_balls_counts_fresh_seeds_of_the_chosen_value(
 
 
 def test_the_papers_network_gets_its_steps_and_seeds() -> None:
-    quick, full = (EarlyConcepts().trials(Settings(scale)) for scale in ("quick", "full"))  # type: ignore[arg-type]
-    paper = [t for t in quick if resolved(t).model.architecture == "paper_fc"]
+    trials = EarlyConcepts().trials(Settings("quick"))
+    paper: list[Any] = [t for t in trials if t.experiment.model.architecture == "paper_fc"]  # type: ignore[attr-defined]
     assert {(t.group, t.experiment.seed) for t in paper} == {(g, s) for g in (BETA_VAE, VAE) for s in range(3)}
     assert all(t.experiment.training.max_steps >= 30_000 for t in paper)
-    assert {resolved(t).model.image_shape for t in paper} == {(1, 64, 64)}
-    assert {(t.group, resolved(t).model.kl_weight) for t in paper} == {(BETA_VAE, 4.0), (VAE, 1.0)}
-    assert {resolved(t).model.kl_weight for t in full if t.group == NO_KL} == {0.0}
-
-
-def test_variants_have_the_papers_beta_norm_whatever_their_size() -> None:
-    for scale in ("quick", "full"):
-        for trial in EarlyConcepts().trials(Settings(scale)):  # type: ignore[arg-type]
-            if trial.group.startswith(("density", "zero-shot", *ARMS.values())):
-                assert resolved(trial).model.kl_weight_norm == pytest.approx(4.0 * 10 / 4096)
+    assert {t.experiment.data.image_size for t in paper} == {64}
+    assert {(t.group, t.experiment.model.beta) for t in paper} == {(BETA_VAE, 4.0), (VAE, 1.0)}
+    assert resolved(paper[0]).model.image_shape == (1, 64, 64)
+    assert early_concepts._SCALES["full"].groups == (BETA_VAE, VAE, NO_KL)
+    # The variants have the paper's weight on the scale that does not depend on the size of the images.
+    variants = [t for t in trials if t.group.startswith(("density", "zero-shot", *ARMS.values()))]
+    norms = {t.experiment.model.beta_norm for t in variants}  # type: ignore[attr-defined]
+    assert len(variants) == 9
+    assert norms == {4.0 * 10 / 4096}
 
 
 def test_snapshots_are_the_beginnings_of_one_training() -> None:
@@ -341,7 +339,7 @@ def test_models_and_seeds_of_the_scores() -> None:
     for name in MODELS:
         seeds = [t.experiment.seed for t in trials if t.group == name]
         assert seeds == list(range(4 if name in CHOICES else 3))
-    weights = {t.group: resolved(t).model for t in trials}
+    weights: dict[str, Any] = {t.group: t.experiment.model for t in trials}
     assert [weights[name].kl_weight for name in CHOICES] == [1.0, 4.0, 8.0]
     assert {weights[name].objective for name in CHOICES} == {"beta"}
     assert (weights["β-TCVAE, β = 6"].objective, weights["FactorVAE, γ = 10"].gamma_weight) == ("tcvae", 10.0)

@@ -369,7 +369,8 @@ class EarlyConcepts:
 
     def _recombination(self, trials: Sequence[Trial], runs: dict[str, Path]) -> tuple[Section, list[dict[str, Any]]]:
         """Reconstruction of combinations of factors that training never had."""
-        records, drawn = [], []
+        records: list[dict[str, Any]] = []
+        drawn: list[tuple[Any, str]] = []
         for trial in (t for t in trials if t.group == ZERO_SHOT):
             model, dataset = load(runs[trial.key]), _data(trial)
             errors, held_out = position_errors(model, dataset), held_out_positions(dataset)
