@@ -10,8 +10,12 @@ from typing import Any
 from objectwise.core.imports import from_table
 
 DATASETS: dict[str, str] = {
+    "balls": "objectwise.data.balls:BallsConfig",
     "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
     "clevr_like": "objectwise.data.clevr_like:ClevrLikeConfig",
+    "dsprites": "objectwise.data.dsprites:DspritesConfig",
+    "dsprites_official": "objectwise.data.dsprites_official:DspritesOfficialConfig",
+    "four_arm": "objectwise.data.four_arm:FourArmConfig",
     "digits": "objectwise.data.digits:DigitsConfig",
     "sprites": "objectwise.data.sprites:SpritesConfig",
     "folder": "objectwise.data.folder:FolderConfig",

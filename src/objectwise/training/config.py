@@ -17,7 +17,7 @@ class TrainingConfig(Config):
     """Optimisation steps."""
     batch_size: int = Field(64, ge=1)
     """Images per step, over all devices together."""
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "adagrad", "rmsprop", "sgd"] = "adam"
     """Optimiser."""
     learning_rate: float = Field(5e-4, gt=0.0)
     """Learning rate of every parameter group that group_learning_rates does not name."""

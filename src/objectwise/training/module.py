@@ -79,6 +79,8 @@ class TrainingModule(lightning.LightningModule):
                 return torch.optim.Adam(groups, weight_decay=decay, fused=True)
             case "adamw":
                 return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+            case "adagrad":
+                return torch.optim.Adagrad(groups, weight_decay=decay)
             case "rmsprop":
                 return torch.optim.RMSprop(groups, weight_decay=decay)
             case "sgd":
