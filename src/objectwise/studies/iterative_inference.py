@@ -1,4 +1,4 @@
-"""Iterative amortized inference on digits: what helps an encoder that corrects itself (Marino et al. 2018; the IODINE port's log)."""
+"""Iterative amortized inference on digits: what helps an encoder that corrects itself (Marino et al. 2018; IODINE port's log)."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ class IterativeInference:
             for r in records
         ]
         text = (
-            f"Nats per image on held-out grey digits (cross-entropy; not comparable with numbers of binarised digits). Importance: "
-            f"{scale.samples:,} samples for {min(_WEIGHED, scale.images)} images."
+            "Nats per image on held-out grey digits (cross-entropy; not comparable with numbers of binarised digits). "
+            f"Importance: {scale.samples:,} samples for {min(_WEIGHED, scale.images)} images."
         )
         return Section("Every seed", text=text, table=Table(header, rows))
 
@@ -201,8 +201,8 @@ class IterativeInference:
         trained = max(t.experiment.model.iterations for t in trials)  # type: ignore[attr-defined]
         whole = iterated[BASE]
         text = (
-            f"Trained with {trained} iterations, seed 0. {BASE[0].upper()}{BASE[1:]}: {whole[1]:.1f} nats after one iteration, "
-            f"{whole[min(trained, len(whole) - 1)]:.1f} after {min(trained, len(whole) - 1)}, {whole[-1]:.1f} after {len(whole) - 1}."
+            f"Trained with {trained} iterations, seed 0. {BASE[0].upper()}{BASE[1:]}: {whole[1]:.1f} nats after one "
+            f"iteration, {whole[min(trained, len(whole) - 1)]:.1f} after {min(trained, len(whole) - 1)}, {whole[-1]:.1f} after {len(whole) - 1}."
         )
         drawn = figures.seeds_figure(
             {g: [(x[1:], y[1:]) for x, y in c] for g, c in series.items()}, "ELBO, nats", steps="iterations"
