@@ -200,9 +200,10 @@ class IterativeInference:
         }
         trained = max(t.experiment.model.iterations for t in trials)  # type: ignore[attr-defined]
         whole = iterated[BASE]
+        usual, most = min(trained, len(whole) - 1), len(whole) - 1
         text = (
             f"Trained with {trained} iterations, seed 0. {BASE[0].upper()}{BASE[1:]}: {whole[1]:.1f} nats after one "
-            f"iteration, {whole[min(trained, len(whole) - 1)]:.1f} after {min(trained, len(whole) - 1)}, {whole[-1]:.1f} after {len(whole) - 1}."
+            f"iteration, {whole[usual]:.1f} after {usual}, {whole[most]:.1f} after {most}."
         )
         drawn = figures.seeds_figure(
             {g: [(x[1:], y[1:]) for x, y in c] for g, c in series.items()}, "ELBO, nats", steps="iterations"
