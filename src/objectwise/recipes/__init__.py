@@ -32,6 +32,9 @@ RECIPES: dict[str, str] = {
     "monet-objects-room": "objectwise.recipes.monet:monet_objects_room",
     "monet-clevr6": "objectwise.recipes.monet:monet_clevr6",
     "monet": "objectwise.recipes.monet:monet",
+    "iterative-vae-mnist": "objectwise.recipes.iterative_vae:iterative_vae_mnist",
+    "standard-vae-mnist": "objectwise.recipes.iterative_vae:standard_vae_mnist",
+    "iterative-vae": "objectwise.recipes.iterative_vae:iterative_vae",
     "vae-digits": "objectwise.recipes.vae:vae_digits",
     "vae": "objectwise.recipes.vae:vae",
 }
