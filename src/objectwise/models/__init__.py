@@ -11,6 +11,7 @@ from objectwise.core.imports import from_table
 
 MODELS: dict[str, str] = {
     "air": "objectwise.models.air:AIR",
+    "iodine": "objectwise.models.iodine:IODINE",
     "monet": "objectwise.models.monet:MONet",
     "vae": "objectwise.models.vae:VAE",
 }
