@@ -9,7 +9,7 @@ variance; μ_k and m_k the decoded colours and mask logits, π = softmax over k 
     q(z_k; λ_k) = N(mean, variance);  p(z_k) = N(0, τ² I);  (μ_k, m_k) = Dec(z_k), the same decoder for every slot;
     L = − Σ_i log Σ_k π_ik Π_c p(x_ic | μ_ikc) + Σ_k KL(q(z_k; λ_k) || p(z_k)),  with one sample of z;
 
-    λ_0 is one learned vector, the same for all slots;  for t = 0..T−1:  λ_{t+1} = λ_t + network(x, μ, m, dL/dμ, dL/dm, λ, dL/dλ, ...);
+    λ_0 is one learned vector, the same for all slots;  λ_{t+1} = λ_t + network(x, μ, m, dL/dμ, dL/dm, λ_t, dL/dλ_t, ...);
     loss = Σ_{t=0..T} w_t L_t,  w_t = t/T.
 
 Nothing but the noise of z_0 tells the slots apart. So without a generator the steps before the last use noise that is fixed, the
@@ -168,7 +168,9 @@ class IODINE(SceneModel):
             images = images.clone() if images.is_inference() else images
             noise = self._noise(images, generator)
             fixed = self.refinement.fixed(images)
-            state, bounds, guesses = self._start(images), [], []
+            state = self._start(images)
+            bounds: list[Tensor] = []
+            guesses: list[Guess] = []
             for t, weight in enumerate(config.step_weights):
                 if config.levers.checkpoint and learning and not trajectory and t < last:
                     bound, state = self._forgetful_step(images, fixed, state, noise[t], weight != 0.0)
@@ -179,7 +181,8 @@ class IODINE(SceneModel):
                     guesses = [*guesses, guess.detach()] if trajectory else []
                 state = state if learning else state.detach()
                 bounds.append(bound)
-            loss = sum(weight * bound for weight, bound in zip(config.step_weights, bounds, strict=True) if weight)
+            weights = bounds[0].new_tensor(config.step_weights)
+            loss = (weights.unsqueeze(1) * torch.stack(bounds)).sum(dim=0)
             found = self._decomposition(guess, loss, bounds[0])
             found = found if learning else found.detach()
             steps = tuple(self._decomposition(g, b, bounds[0]).detach() for g, b in zip(guesses, bounds, strict=False))

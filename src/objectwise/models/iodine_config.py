@@ -100,8 +100,9 @@ class IODINEConfig(Config):
     posterior_floor: float = Field(1e-6, ge=0.0, le=1.0)
     """Added to the sum of densities that posterior divides by, which fades outliers; 0: the shares sum to one."""
     gradient_scope: Literal["none", "partial", "inputs", "all"] = "partial"
-    """What the training gradient does not go through: nothing is stopped (a graph of second order: slow); partial: the inputs
-    that are gradients or likelihoods (released code); inputs: all refinement inputs; all: those, and λ from step to step (port)."""
+    """What the training gradient does not go through: none: it goes everywhere (a graph of second order: slow); partial: the
+    inputs that are gradients or likelihoods (released code); inputs: all refinement inputs; all: those, and λ from step to
+    step (port)."""
 
     decoder_widths: tuple[int, ...] = (64, 64, 64, 64)
     """Feature maps of the decoder's hidden convolutions."""

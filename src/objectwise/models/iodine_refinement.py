@@ -58,7 +58,7 @@ class Refinement(nn.Module):
         super().__init__()
         assert config.image_shape is not None
         self.config = config
-        self.channels = {name: _channels(name, config) for name in sorted(config.spatial_inputs)}
+        self.channels: dict[str, int] = {name: _channels(name, config) for name in sorted(config.spatial_inputs)}
         plane = cosine_basis if config.coordinates == "cosine" else coordinates
         self.register_buffer("surroundings", plane(*config.image_shape[1:]).unsqueeze(0), persistent=False)
         learned, twice = config.layer_norm == "learned", 2 * config.latent_size
@@ -67,9 +67,10 @@ class Refinement(nn.Module):
         self.norms = nn.ModuleDict({name: nn.GroupNorm(1, self.channels[name], eps=_EPSILON) for name in names})
         if learned and "dzp" in (*config.spatial_inputs, *config.flat_inputs):
             self.norms["dzp"] = nn.LayerNorm(twice, eps=_EPSILON)
-        widths = (sum(self.channels.values()), *config.encoder_widths)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, config.encoder_kernel, stride=2) for before, after in itertools.pairwise(widths)
+        kernel, padding = config.encoder_kernel, config.padding
+        self.first = Halving(sum(self.channels.values()), config.encoder_widths[0], kernel, padding)
+        self.rest = nn.ModuleList(
+            Halving(before, after, kernel, padding) for before, after in itertools.pairwise(config.encoder_widths)
         )
         dense = itertools.pairwise((config.encoder_widths[-1], *config.encoder_hidden))
         self.dense = nn.ModuleList(nn.Linear(before, after) for before, after in dense)
@@ -89,7 +90,7 @@ class Refinement(nn.Module):
         if not names or not self.config.levers.shared_channels:
             return None
         stack = torch.cat([self._fixed_input(name, images) for name in names], dim=1)
-        return self._strided(stack, self._kernels(names), None)
+        return self.first.part(stack, self._kernels(names), None)
 
     def forward(
         self,
@@ -118,9 +119,8 @@ class Refinement(nn.Module):
                 flat["dzp"] = self._normalised_gradient(flat["dzp"])
                 shown["dzp"] = flat["dzp"][..., None, None].expand(-1, -1, -1, *images.shape[2:])
         hidden = self._first(images, fixed, shown, batch, slots)
-        for convolution in self.convolutions[1:]:
-            hidden = nn.functional.elu(hidden, inplace=True)
-            hidden = self._strided(hidden, convolution.weight, convolution.bias)
+        for halving in self.rest:
+            hidden = halving(nn.functional.elu(hidden, inplace=True))
         with float32_island(images.device):
             # ELU here, not in place: it is of the wide values that the mean is taken.
             features = nn.functional.elu(wide(hidden)).mean(dim=(2, 3)).unflatten(0, (batch, slots))
@@ -151,30 +151,31 @@ class Refinement(nn.Module):
         self, images: Tensor, fixed: Tensor | None, shown: Mapping[str, Tensor], batch: int, slots: int
     ) -> Tensor:
         """The first convolution: (B K, c, H/2, W/2)."""
-        convolution = self.convolutions[0]
         if not self.config.levers.shared_channels:
-            stack = [
-                (self._fixed_input(name, images) if name in FIXED_INPUTS else shown[name]) for name in self.channels
-            ]
+            stack = [self._fixed_input(name, images) if name in FIXED_INPUTS else shown[name] for name in self.channels]
             whole = [part if part.ndim == 5 else part.unsqueeze(1).expand(-1, slots, -1, -1, -1) for part in stack]
-            return self._strided(torch.cat(whole, dim=2).flatten(0, 1), convolution.weight, convolution.bias)
+            alone: Tensor = self.first(torch.cat(whole, dim=2).flatten(0, 1))
+            return alone
         own = [name for name in self.channels if name not in SHARED_INPUTS]
         shared = [name for name in self.channels if name in SHARED_INPUTS - FIXED_INPUTS]
-        parts = [] if fixed is None else [fixed.unsqueeze(1)]
-        if shared:
-            stack = torch.cat([shown[name] for name in shared], dim=1)
-            parts.append(self._strided(stack, self._kernels(shared), None).unsqueeze(1))
+        bias = self.first.bias
+        assert bias is not None
         if own:
-            stack = torch.cat([shown[name] for name in own], dim=2).flatten(0, 1)
-            parts.append(self._strided(stack, self._kernels(own), convolution.bias).unflatten(0, (batch, slots)))
+            seen = torch.cat([shown[name] for name in own], dim=2).flatten(0, 1)
+            total = self.first.part(seen, self._kernels(own), bias).unflatten(0, (batch, slots))
         else:
-            parts.append(convolution.bias.view(1, 1, -1, 1, 1).expand(batch, slots, -1, -1, -1))
-        return sum(parts[1:], parts[0]).flatten(0, 1)
+            total = bias.view(1, 1, -1, 1, 1).expand(batch, slots, -1, -1, -1)
+        if shared:
+            seen = torch.cat([shown[name] for name in shared], dim=1)
+            total = total + self.first.part(seen, self._kernels(shared), None).unsqueeze(1)
+        if fixed is not None:
+            total = total + fixed.unsqueeze(1)
+        return total.flatten(0, 1)
 
     def _kernels(self, names: list[str]) -> Tensor:
         """The part of the first convolution's weights that belongs to some inputs."""
         starts = dict(zip(self.channels, itertools.accumulate(self.channels.values(), initial=0), strict=False))
-        weight = self.convolutions[0].weight
+        weight = self.first.weight
         return torch.cat([weight[:, starts[name] : starts[name] + self.channels[name]] for name in names], dim=1)
 
     def _fixed_input(self, name: str, images: Tensor) -> Tensor:
@@ -187,13 +188,6 @@ class Refinement(nn.Module):
             case _:
                 return images.new_full((len(images), 1, *images.shape[2:]), _CAPACITY)
 
-    def _strided(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A convolution of stride 2 that halves the sides, rounded up."""
-        kernel = self.config.encoder_kernel
-        if self.config.padding == "symmetric":
-            return nn.functional.conv2d(x, weight, bias, stride=2, padding=kernel // 2)
-        return nn.functional.conv2d(nn.functional.pad(x, same_padding(x.shape[2:], kernel)), weight, bias, stride=2)
-
     def _normalised(self, name: str, picture: Tensor) -> Tensor:
         """Layer normalisation over a whole picture, of the inputs that get it."""
         if self.config.layer_norm == "off" or name not in _NORMALISED:
@@ -201,7 +195,8 @@ class Refinement(nn.Module):
         flat = picture.flatten(0, -4)
         if self.config.layer_norm == "plain":
             return nn.functional.group_norm(flat, 1, eps=_EPSILON).view_as(picture)
-        return self.norms[name](flat).view_as(picture)
+        normalised: Tensor = self.norms[name](flat)
+        return normalised.view_as(picture)
 
     def _normalised_gradient(self, gradient: Tensor) -> Tensor:
         """Layer normalisation of dL/dλ: over all of it with a learned scale and shift, or over either half."""
@@ -209,10 +204,37 @@ class Refinement(nn.Module):
             case "off":
                 return gradient
             case "learned":
-                return self.norms["dzp"](gradient)
+                normalised: Tensor = self.norms["dzp"](gradient)
+                return normalised
             case "plain":
                 halves = gradient.unflatten(2, (2, self.config.latent_size))
                 return nn.functional.layer_norm(halves, halves.shape[3:], eps=_EPSILON).flatten(2)
+
+
+class Halving(nn.Conv2d):
+    """A convolution of stride 2 that halves the sides, rounded up.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel: side in pixels, odd.
+        zeros: where they are added: ``symmetric``, or ``tensorflow``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, zeros: str) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride=2)
+        self.zeros = zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, in_channels, H, W) -> (M, out_channels, ⌈H/2⌉, ⌈W/2⌉)."""
+        return self.part(x, self.weight, self.bias)
+
+    def part(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same for some of the input channels, with their part of the weights."""
+        kernel = self.kernel_size[0]
+        if self.zeros == "symmetric":
+            return nn.functional.conv2d(x, weight, bias, stride=2, padding=kernel // 2)
+        return nn.functional.conv2d(nn.functional.pad(x, same_padding(x.shape[2:], kernel)), weight, bias, stride=2)
 
 
 def _channels(name: str, config: IODINEConfig) -> int:

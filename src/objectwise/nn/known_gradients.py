@@ -57,9 +57,9 @@ def one_pass(
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Decode, score, and go backward at once: the decoder's graph is gone when this returns.
 
-    The value's gradients with respect to the codes and the parameters are computed here, by one backward pass through the decoder,
-    and handed out when the loss is differentiated. That is exact as long as nothing else is differentiated through the
-    pictures, which come back without history. Gradients of parameters are sums over images, which is all that is needed
+    The value's gradients with respect to the codes and the parameters are computed here, by one backward pass through the
+    decoder, and handed out when the loss is differentiated. That is exact as long as nothing else is differentiated through
+    the pictures, which come back without history. Gradients of parameters are sums over images, which is all that is needed
     if every image weighs the same, as in the mean over a batch; if not, the decoder is run once more.
 
     Args:

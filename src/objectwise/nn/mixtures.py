@@ -90,7 +90,9 @@ class MixtureTerms(NamedTuple):
 def mixture_terms(
     images: Tensor, means: Tensor, logits: Tensor, scale: Tensor, *, joint: bool, logistic: bool, floor: float = 0.0
 ) -> MixtureTerms:
-    """The mixture in one go: with w = π + floor, π = softmax m, r the share of a slot in explaining a pixel and u = (x − μ)/s,
+    """The mixture in one go.
+
+    With w = π + floor, π = softmax m, r the share of a slot in explaining a pixel, and u = (x − μ)/s,
 
         dL/dm = π Σ_j r_j π_j/w_j − r π/w  (= π − r without a floor),  dL/dπ = −r/w,  dL/dμ = −r u/s  (logistic: −r tanh(u/2)/s).
 
