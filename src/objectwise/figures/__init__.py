@@ -11,6 +11,7 @@ from objectwise.figures.gradient_variance import gradient_variance_figure
 from objectwise.figures.label_efficiency import label_efficiency_figure
 from objectwise.figures.masks import masks_figure
 from objectwise.figures.parts import parts_figure
+from objectwise.figures.refinement import refinement_figure
 from objectwise.figures.report import Section, Table, write_report
 from objectwise.figures.samples import samples_figure
 from objectwise.figures.seed_scores import seed_scores_figure
@@ -37,6 +38,7 @@ __all__ = [
     "label_efficiency_figure",
     "masks_figure",
     "parts_figure",
+    "refinement_figure",
     "samples_figure",
     "seed_scores_figure",
     "seeds_figure",

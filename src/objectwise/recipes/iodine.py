@@ -2,17 +2,17 @@
 
 ``--preset NAME`` sets them all at once; each is also a flag of its own, ``--model.*`` and ``--training.*``.
 
-* ``published``: google-deepmind/deepmind-research, ``iodine``: logistic pixels of scale .03, one mixture per pixel, prior variance
-  ln 2, eleven pictures and three vectors for the refinement network, layer normalisation, only gradients and likelihoods
-  stopped; Adam with β₁ .95, clipping at 5, a rate that falls by ten in a million steps; batch and rate of one GPU.
-* ``paper``: the text, as far as it is known: normal pixels of σ .1, prior variance 1, no constant inputs, Adam 3e-4, clipping at 5,
-  the batches of eight GPUs together. Its CLEVR encoder has one dense layer less.
-* ``port``: zhixuan-lin/IODINE as revised after the paper: a mixture per channel, sigmoid colours, log variances, densities in the
-  place of log likelihoods, the gradient of the masks in that of their logits, everything stopped at every step; Adam 3e-4, no
-  clipping. It reads updates off the LSTM's cell by accident; here that is ``--model.readout cell``.
+* ``published``: google-deepmind/deepmind-research, ``iodine``: logistic pixels of scale .03, one mixture per pixel, prior
+  variance ln 2, eleven pictures and three vectors for the refinement network, layer normalisation, only gradients and
+  likelihoods stopped; Adam with β₁ .95, clipping at 5, a rate that falls by ten in a million steps; batch and rate of one GPU.
+* ``paper``: the text, as far as it is known: normal pixels of σ .1, prior variance 1, no constant inputs, Adam 3e-4, clipping
+  at 5, the batches of eight GPUs together. Its CLEVR encoder has one dense layer less.
+* ``port``: zhixuan-lin/IODINE as revised after the paper: a mixture per channel, sigmoid colours, log variances, densities in
+  the place of log likelihoods, the gradient of the masks in that of their logits, everything stopped at every step; Adam 3e-4,
+  no clipping. It reads updates off the LSTM's cell by accident; here that is ``--model.readout cell``.
 * ``port-first``: the same port's first version, written to the text alone: the network sees the image and dL/dλ laid on every
-  pixel as a decoded z is, and nothing else; a learned σ from 1; the last step's loss alone. Its normalisation over the batch is
-  one over numbers here, because images must not see each other.
+  pixel as a decoded z is, and nothing else; a learned σ from 1; the last step's loss alone. Its normalisation over the batch
+  is one over numbers here, because images must not see each other.
 
 The networks' sizes are those of the data set, in all presets but the ports, whose decoders are their own.
 """

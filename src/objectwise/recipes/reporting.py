@@ -54,6 +54,7 @@ def write_figures(
     batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
     sections = [_decomposition_section(batch, out)]
     if _has_slots(out):
+        sections += _refinement_sections(model, dataset, found.split)
         sections.append(failure_section(model, dataset, found.split))
     if found.counts is not None:
         sections.append(_counting_section(model, dataset, found))
@@ -87,6 +88,17 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
     else:
         drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
     return figures.Section("Objects", figures=drawn)
+
+
+def _refinement_sections(model: nn.Module, dataset: Dataset, split: str) -> list[figures.Section]:
+    """The first images' refinement step by step, for models that refine."""
+    shown = np.arange(min(2, dataset.splits[split]))
+    batch, out = next(decompositions(model, dataset, split, shown, trajectory=True))
+    if out.trajectory is None:
+        return []
+    caption = "before the first and after each refinement step; slots behind their masks, grey frames: nothing there"
+    drawn = [(figures.refinement_figure(batch, out, image=int(row)), caption) for row in shown]
+    return [figures.Section("Refinement", figures=list(drawn))]
 
 
 def _has_slots(out: Decomposition) -> bool:
