@@ -215,7 +215,8 @@ class IODINE(SceneModel):
         mean, std = self.moments(posterior)
         slots = mean + std * noise
         kl = kl_normal(mean, std, self.config.prior_variance**0.5).flatten(1).sum(dim=1)
-        if self.config.goes_in_one_pass:
+        slopes: Slopes | None = None
+        if self.config.goes_in_one_pass and (learning or not last):
             nll, means, logits, terms, of_slots = self._score_in_one_pass(images, slots, weighed)
             slopes = self._slopes(terms, posterior, mean, std, noise, of_slots)
         elif self.config.levers.analytic_gradients:
@@ -227,10 +228,15 @@ class IODINE(SceneModel):
                 slopes = self._slopes(terms, posterior, mean, std, noise, of_slots)
         else:
             means, logits = self._draw(slots)
-            nll, slopes = self._plain_score(images, posterior, means, logits, kl, learning)
+            nll, log_prob, masks = self._plain_score(images, means, logits)
+            if not last:
+                wanted = (posterior, means, logits if self.config.mask_gradient == "logits" else masks)
+                of_posterior, of_means, of_masks = self._inner(((nll + kl).sum(),), wanted, None, learning)
+                slopes = self._scaled(Slopes(of_means, of_masks, of_posterior, log_prob))
         guess = Guess(slots, mean, std, means, logits, nll, kl)
         if last:
             return guess, state
+        assert slopes is not None
         pictures, vectors = self._inputs(images, guess, slopes, posterior)
         base = posterior.detach() if self.config.gradient_scope == "all" else posterior
         return guess, self.refinement(images, fixed, pictures, vectors, state, base)
@@ -323,7 +329,7 @@ class IODINE(SceneModel):
 
         parameters = list(self.decoder.parameters())
         nll, (means, logits), of_slots = one_pass(self._draw, score, slots, parameters, weighed=weighed)
-        terms = kept[0]
+        terms = kept.pop()  # not kept: the function lives on until the backward pass
         return with_gradients(nll, *self._surroundings(images, terms)), means, logits, terms, of_slots
 
     def _slopes(
@@ -340,19 +346,14 @@ class IODINE(SceneModel):
         of_posterior = torch.cat([of_slots + precision * mean, of_raw], dim=2)
         return self._scaled(Slopes(terms.of_means, of_masks, of_posterior, terms.log_prob))
 
-    def _plain_score(
-        self, images: Tensor, posterior: Tensor, means: Tensor, logits: Tensor, kl: Tensor, learning: bool
-    ) -> tuple[Tensor, Slopes]:
-        """−log p(x | z) and the inputs from gradients, all by automatic differentiation of L as it is written."""
+    def _plain_score(self, images: Tensor, means: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As it is written, to be differentiated automatically: −log p(x | z), (B,); log p(x_i); the masks on the way there."""
         masks = logits.softmax(dim=1)
         log_weights = (masks + self.config.mask_floor).log() if self.config.mask_floor else logits.log_softmax(dim=1)
         mixture = joint_mixture if self.config.likelihood == "joint" else per_channel_mixture
         with float32_island(images.device):
             log_prob = mixture(images, means, log_weights, self.sigma().expand(means.shape[1]), self._log_density)
-        nll = -log_prob.flatten(1).sum(dim=1)
-        wanted = (posterior, means, logits if self.config.mask_gradient == "logits" else masks)
-        of_posterior, of_means, of_masks = self._inner(((nll + kl).sum(),), wanted, None, learning)
-        return nll, self._scaled(Slopes(of_means, of_masks, of_posterior, log_prob))
+        return -log_prob.flatten(1).sum(dim=1), log_prob, masks
 
     def _inner(
         self,

@@ -146,7 +146,9 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         with torch.enable_grad():
-            return tuple(out.detach() for out in run(*_fresh(tensors[:count])))
+            found = [(out.requires_grad, out.detach()) for out in run(*_fresh(tensors[:count]))]
+        ctx.mark_non_differentiable(*(out for differentiable, out in found if not differentiable))
+        return tuple(out for _, out in found)
 
     @staticmethod
     @once_differentiable
