@@ -58,6 +58,7 @@ def write_figures(
     if out.slots.shape[1] == 1 and out.posterior is not None:
         sections.append(_latents_section(model, dataset, run, experiment, found, batch, out))
     if _has_slots(out):
+        sections += _refinement_sections(model, dataset, found.split)
         sections.append(failure_section(model, dataset, found.split))
     if found.counts is not None:
         sections.append(_counting_section(model, dataset, found))
@@ -124,6 +125,17 @@ def _latents_section(
     if page is not None:
         text += f" {page.name} beside this page has a slider for each."
     return figures.Section("Latents", text=text, figures=drawn)
+
+
+def _refinement_sections(model: nn.Module, dataset: Dataset, split: str) -> list[figures.Section]:
+    """The first images' refinement step by step, for models that refine."""
+    shown = np.arange(min(2, dataset.splits[split]))
+    batch, out = next(decompositions(model, dataset, split, shown, trajectory=True))
+    if out.trajectory is None:
+        return []
+    caption = "before the first and after each refinement step; slots behind their masks, grey frames: nothing there"
+    drawn = [(figures.refinement_figure(batch, out, image=int(row)), caption) for row in shown]
+    return [figures.Section("Refinement", figures=list(drawn))]
 
 
 def _has_slots(out: Decomposition) -> bool:

@@ -23,6 +23,8 @@ class TrainingConfig(Config):
     """Learning rate of every parameter group that group_learning_rates does not name."""
     group_learning_rates: dict[str, float] = Field(default_factory=dict)
     """Learning rates of parameter groups that the model declares, by name."""
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """Adam's β₁, the decay of its mean gradient."""
     weight_decay: float = Field(0.0, ge=0.0)
     """Weight decay."""
     schedule: Literal["constant", "cosine", "exponential"] = "constant"
