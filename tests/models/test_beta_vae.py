@@ -366,7 +366,7 @@ def test_beta_and_beta_norm() -> None:
         ({"squared_error_std": 0.3}, lambda bce, kl, se: se + 0.7 * kl),
         ({"squared_error_std": 0.3, "reconstruction": "mean"}, lambda bce, kl, se: se / 96 + 0.7 * kl),
     ],
-    ids=str,
+    ids=["sums", "mean error", "means", "mean kl", "squares", "mean squares"],
 )
 def test_other_projects_weights(convention: dict[str, Any], loss: Any) -> None:
     """Their loss is ours with the converted β, times a constant (plus one, for the Gaussian's normaliser)."""
