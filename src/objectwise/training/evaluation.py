@@ -64,10 +64,11 @@ def decompositions(
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    wanted = {"trajectory": True} if trajectory else {}
     try:
         for start in range(0, len(indices), batch_size):
             batch = dataset.batch(split, indices[start : start + batch_size])
-            yield batch, model(batch.images.to(device), trajectory=trajectory).to("cpu")
+            yield batch, model(batch.images.to(device), **wanted).to("cpu")
     finally:
         model.train(was_training)
 
