@@ -232,6 +232,7 @@ def default_config(name: str):  # type: ignore[no-untyped-def]
 NEED_FILES = {
     "clevr",
     "clevr_with_masks",
+    "dsprites_official",
     "folder",
     "multi_dsprites_official",
     "objects_room",

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from objectwise.nn.mixtures import joint_mixture, per_channel_mixture, weighted_squares
+from objectwise.nn.mixtures import (
+    joint_mixture,
+    leave_one_out,
+    log_mask_weights,
+    log_prob_without,
+    logistic_log_density,
+    mixture_terms,
+    normal_log_density,
+    per_channel_mixture,
+    weighted_squares,
+)
 
 SIGMA = (0.09, 0.11, 0.11)
 
@@ -116,3 +127,98 @@ def test_far_off_means_stay_finite_in_float32() -> None:
         (gradient,) = torch.autograd.grad(value, far)
         assert torch.isfinite(value)
         assert torch.isfinite(gradient).all()
+
+
+# -- the logistic density, gradients in closed form, mixtures without one slot ------------------------------------------
+
+
+def test_the_logistic_density() -> None:
+    """Against its distribution function 1/(1 + e^−u), which it is the slope of; and far out in float32."""
+    line = torch.linspace(-0.5, 1.5, 20_001, dtype=torch.float64).view(1, 1, 1, -1)
+    means, scale = torch.full((1, 2, 1, 1, 20_001), 0.4, dtype=torch.float64), torch.tensor([0.03, 0.2]).double()
+    density = logistic_log_density(line, means, scale).exp().view(2, -1)
+    for each, s in zip(density, scale, strict=True):
+        ends = torch.sigmoid((line.flatten()[[0, -1]] - 0.4) / s)
+        assert torch.trapezoid(each, line.flatten()).item() == pytest.approx((ends[1] - ends[0]).item(), abs=1e-7)
+        spread = math.pi * s.item() / math.sqrt(3.0)
+        if s < 0.1:
+            variance = torch.trapezoid(each * (line.flatten() - 0.4).square(), line.flatten()).item()
+            assert variance == pytest.approx(spread**2, rel=1e-3)
+    far = torch.tensor([-40.0, 40.0]).view(1, 1, 1, 2)
+    found = logistic_log_density(far, torch.zeros(1, 1, 1, 1, 2), torch.tensor([0.03]))
+    assert torch.equal(found.flatten()[0], found.flatten()[1])
+    assert found.flatten()[0].item() == pytest.approx(-40.0 / 0.03 - math.log(0.03), rel=1e-6)
+
+
+COMBINATIONS = list(itertools.product([True, False], [True, False], [0.0, 1e-3]))
+
+
+@pytest.mark.parametrize(("joint", "logistic", "floor"), COMBINATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_in_closed_form(joint: bool, logistic: bool, floor: float, dtype: torch.dtype) -> None:
+    """Against automatic differentiation of the mixture as it is written: of μ, of m, of π taken as free, and of σ."""
+    images, means, logits = (part.to(dtype) for part in scene())
+    logits = 2.0 * logits + 1.0  # logits, not log masks
+    means.requires_grad_()
+    logits.requires_grad_()
+    scale = torch.tensor([0.11, 0.09], dtype=dtype).requires_grad_()  # one per image, to see that images stay apart
+    total, masks = 0.0, logits.softmax(dim=1)
+    mixture, density = (
+        joint_mixture if joint else per_channel_mixture,
+        logistic_log_density if logistic else normal_log_density,
+    )
+    for b in range(2):
+        rows = slice(b, b + 1)
+        one = mixture(images[rows], means[rows], (masks[rows] + floor).log(), scale[b].expand(3), density)
+        total = total - one.sum()
+    of_means, of_logits, of_masks, of_scale = torch.autograd.grad(total, [means, logits, masks, scale])
+    for b in range(2):
+        rows = slice(b, b + 1)
+        found = mixture_terms(
+            images[rows], means[rows], logits[rows], scale[b], joint=joint, logistic=logistic, floor=floor
+        )
+        tight = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
+        expected = mixture(
+            images[rows], means[rows], log_mask_weights(logits[rows], floor), scale[b].expand(3), density
+        )
+        torch.testing.assert_close(found.log_prob, expected, **tight)
+        torch.testing.assert_close(found.of_means, of_means[rows], **tight)
+        torch.testing.assert_close(found.of_logits, of_logits[rows], **tight)
+        torch.testing.assert_close(found.of_masks, of_masks[rows], **tight)
+        torch.testing.assert_close(found.of_scale, of_scale[rows], **tight)
+
+
+def test_closed_forms_stay_finite_far_off() -> None:
+    images, means, logits = (part.float() for part in scene())
+    for joint, logistic in itertools.product([True, False], repeat=2):
+        found = mixture_terms(images, means + 100.0, 200.0 * logits, torch.tensor(0.03), joint=joint, logistic=logistic)
+        for name in ("log_prob", "of_means", "of_logits", "of_scale"):
+            assert torch.isfinite(getattr(found, name)).all(), name
+        torch.testing.assert_close(found.of_logits.sum(dim=1), torch.zeros(2, 3, 4), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 7])
+def test_mixtures_without_one_slot(slots: int) -> None:
+    """Against mixtures of the others, whose masks are their logits' own softmax; sums over all but one against logsumexp."""
+    generator = torch.Generator().manual_seed(slots)
+    images = torch.rand(2, 3, 2, 4, generator=generator, dtype=torch.float64)
+    means = images.unsqueeze(1) + 0.2 * torch.randn(2, slots, 3, 2, 4, generator=generator, dtype=torch.float64)
+    logits = 3.0 * torch.randn(2, slots, 2, 4, generator=generator, dtype=torch.float64)
+    logits[:, 0] += 30.0  # one slot has nearly everything: what is left without it must not drown
+    density = normal_log_density(images, means, torch.tensor(0.1).double().expand(slots))
+    for joint, mixture in ((True, joint_mixture), (False, per_channel_mixture)):
+        found = log_prob_without(logits.log_softmax(dim=1), density, joint=joint)
+        for k in range(slots):
+            others = [j for j in range(slots) if j != k]
+            expected = mixture(
+                images,
+                means[:, others],
+                logits[:, others].log_softmax(dim=1),
+                torch.tensor(0.1).double().expand(len(others)),
+            )
+            torch.testing.assert_close(found[:, k], expected, rtol=1e-10, atol=1e-9)
+    for k in range(slots):
+        others = [j for j in range(slots) if j != k]
+        torch.testing.assert_close(
+            leave_one_out(logits)[:, k], logits[:, others].logsumexp(dim=1), rtol=1e-12, atol=1e-12
+        )

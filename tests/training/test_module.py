@@ -143,7 +143,7 @@ def test_noise_depends_on_seed_and_step() -> None:
     assert not torch.equal(draws[1], torch.randn(4, generator=TrainingModule(toy(), settings(1), 6).noise(1)))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "rmsprop", "sgd"])
 def test_every_optimiser_learns(tmp_path: Path, optimizer: str) -> None:
     config = settings(40, optimizer=optimizer, weight_decay=1e-4, learning_rate=0.005)
     trained(tmp_path / "run", config)

@@ -10,7 +10,7 @@ from toys import data, same_training_state, settings, toy, trained
 from objectwise.training.callbacks import checkpoint_files
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "rmsprop"])
 @pytest.mark.parametrize("critic", [False, True])
 def test_n_and_n_more_are_2n_bitwise(tmp_path: Path, optimizer: str, critic: bool) -> None:
     """Weights, optimiser state and counters, from a model that was built anew."""

@@ -15,11 +15,12 @@ import tyro
 from PIL import Image
 
 from objectwise.cli.parsing import parse, print_json
-from objectwise.core import Decomposition, UserError
+from objectwise.core import Decomposition, UserError, image_batch
 from objectwise.core.files import atomic_path, write_text
 from objectwise.core.imports import import_class
 from objectwise.data import pictures
 from objectwise.data.folder import list_folder
+from objectwise.figures import figure_png, refinement_figure
 from objectwise.figures.style import STEP_COLOURS
 from objectwise.recipes.runs import load
 
@@ -30,8 +31,9 @@ class DecomposeArguments:
 
     For every image, OUT/<its path below the argument>/ gets mask.png (palette; 0 is background), overlay.png, object-N.png
     (cut-outs with transparency) and objects.json (count, boxes, areas, presence, slot vectors), all at the image's own
-    size; models of 3D scenes add scene.json (kinds, places, turns, camera) and views.png (the scene from six sides). The
-    model sees the image resized to its own size; the aspect ratio is not kept.
+    size; models of 3D scenes add scene.json (kinds, places, turns, camera) and views.png (the scene from six sides);
+    --trajectory adds a picture of every refinement step. The model sees the image resized to its own size; the aspect ratio
+    is not kept.
     """
 
     run: Annotated[str, tyro.conf.Positional]
@@ -44,6 +46,12 @@ class DecomposeArguments:
     """Replace results that are there."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
+    trajectory: bool = False
+    """Also write trajectory.png: the reconstruction, the segmentation and every slot after each refinement step."""
+    num_slots: int | None = None
+    """Another number of slots than the model was trained with."""
+    refinement_steps: int | None = None
+    """Another number of refinement steps."""
     batch_size: int = field(default=32)
     """Images at a time."""
     json: bool = False
@@ -62,16 +70,26 @@ def decompose(arguments: list[str]) -> int:
         taken = next((folder for _, folder in targets if folder.exists()), None)
         if taken is not None:
             raise UserError(f"{taken} exists already; choose another --out, or pass --overwrite")
-    model = load(given.run, model_class=import_class(given.model_class) if given.model_class else None)
+    changes = {name: getattr(given, name) for name in ("num_slots", "refinement_steps")}
+    model = load(
+        given.run,
+        model_class=import_class(given.model_class) if given.model_class else None,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
     summary = []
     for start in range(0, len(targets), max(1, given.batch_size)):
         part = targets[start : start + max(1, given.batch_size)]
         originals = [_read(path) for path, _ in part]
-        found = model.decompose(originals).to("cpu")
+        found = model.decompose(originals, trajectory=given.trajectory).to("cpu")
+        if given.trajectory and found.trajectory is None:
+            raise UserError(f"{given.run} finds its objects without refinement, so it has no --trajectory")
+        images = image_batch(originals, model.config.image_shape) if given.trajectory else None
         for row, ((path, folder), original) in enumerate(zip(part, originals, strict=True)):
             one = found.select(slice(row, row + 1))
             record = write_objects(path, original, one, folder)
             write_scene(model, one, folder)
+            if images is not None:
+                write_trajectory(images, found, row, folder)
             summary.append({"image": str(path), "count": record["count"], "folder": str(folder)})
             print(f"{path}: {record['count']} objects -> {folder}", file=sys.stderr)
     if given.json:
@@ -163,6 +181,19 @@ def write_scene(model: Any, found: Decomposition, folder: Path) -> None:
     views = model.other_views(found)[0].clamp(0.0, 1.0).mul(255.0).round().byte()
     strip = torch.cat(list(views.expand(-1, 3, -1, -1)), dim=2).permute(1, 2, 0)
     _save(Image.fromarray(strip.cpu().numpy()), folder / "views.png")
+
+
+def write_trajectory(images: torch.Tensor, found: Decomposition, row: int, folder: Path) -> None:
+    """Draw how one of the images was refined, as the model saw it, into ``trajectory.png``.
+
+    Args:
+        images: (B, C, H, W).
+        found: of all of them, with a trajectory.
+        row: which one.
+        folder: of its results.
+    """
+    with atomic_path(folder / "trajectory.png") as temporary:
+        temporary.write_bytes(figure_png(refinement_figure(images, found, image=row)))
 
 
 def _ids(found: Decomposition, slots: list[int], size: tuple[int, ...]) -> np.ndarray:

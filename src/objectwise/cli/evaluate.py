@@ -16,6 +16,7 @@ from objectwise.core import Dataset, UserError
 from objectwise.core.imports import import_class
 from objectwise.metrics.groups import GroupScores, GroupSettings, ScoreRow
 from objectwise.metrics.segmentation import Degenerate
+from objectwise.recipes.codes import Codes, keep_codes
 from objectwise.recipes.experiment import Experiment, data_config_class
 from objectwise.recipes.reporting import write_figures
 from objectwise.recipes.runs import CONFIG, evaluation_record, load, run_experiment
@@ -40,7 +41,7 @@ class EvaluateArguments:
     batch_size: int = 64
     """Images at a time."""
     metrics: tuple[str, ...] = ()
-    """Groups of scores besides the usual ones: segmentation, diagnosis, properties."""
+    """Groups of scores besides the usual ones: segmentation, diagnosis, properties, disentanglement."""
     degenerate: Degenerate = "skip"
     """What adjusted Rand indices do with images of fewer than two objects: skip them; one: as scikit-learn, 1 where they are
     0/0; reference: as DeepMind's code, NaN there."""
@@ -69,6 +70,7 @@ def evaluate(arguments: list[str]) -> int:
         metrics=given.metrics,
         settings=GroupSettings(degenerate=given.degenerate),
     )
+    _keep_codes(Path(given.run), dataset, found)
     record = {"run": given.run, "hardware": hardware_class("cpu"), **evaluation_record(found)}
     if given.json:
         print_json(record)
@@ -88,7 +90,7 @@ class FiguresArguments:
     limit: int | None = None
     """Number of images behind the numbers; all if not given."""
     metrics: tuple[str, ...] = ()
-    """Groups of scores to show besides: segmentation, diagnosis, properties."""
+    """Groups of scores to show besides: segmentation, diagnosis, properties, disentanglement."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
     data_class: str | None = None
@@ -106,6 +108,18 @@ def figures(arguments: list[str]) -> int:
     command = " ".join(["objectwise figures", *arguments])
     print(write_figures(model, dataset, run, experiment, found, command=command))
     return 0
+
+
+def _keep_codes(run: Path, dataset: Dataset, found: Evaluation) -> None:
+    """Leave the codes behind the scores in the run folder, where they are found again."""
+    arrays = {} if "disentanglement" not in found.groups else found.groups["disentanglement"].arrays
+    if not arrays:
+        return
+    values = {name.removeprefix("factor "): part for name, part in arrays.items() if name.startswith("factor ")}
+    stds = arrays.get("stds", arrays["means"][:, :0])
+    path = keep_codes(run, dataset, found.split, Codes(arrays["means"], stds, values, arrays["factors"]))
+    if path is not None:
+        print(f"codes: {path}", file=sys.stderr)
 
 
 def _load(run: str, model_class: str | None) -> Any:

@@ -22,8 +22,8 @@ _DESCRIPTION = """\
 Train a recipe: objectwise train RECIPE [--data NAME] [--preset NAME] [--config FILE] [overrides].
 
 --data NAME chooses other data (a name that `objectwise data` lists, or package.module:Config), whose settings are then the
---data.* flags below. --preset NAME chooses one of the recipe's sets of settings (MONet: tuned, paper, blog). --config FILE
-reads the experiment from YAML: all fields, or `recipe: NAME` and the fields to change.
+--data.* flags below. --preset NAME chooses one of the recipe's sets of settings (MONet: tuned, paper, blog; IODINE: published,
+paper, port, port-first). --config FILE reads the experiment from YAML: all fields, or `recipe: NAME` and the fields to change.
 """
 
 
@@ -51,7 +51,18 @@ def experiment_from(arguments: list[str]) -> Experiment:
             raise UserError("train needs a recipe (`objectwise recipes` lists them) or --config FILE")
     base = _from_file(Path(config), name, data, preset) if config is not None else recipe(str(name), data, preset)
     program = f"objectwise train {name or '--config ' + str(config)}"
-    return parse(type(base), words, program=program, description=_DESCRIPTION, default=base)
+    return parse(type(base), words, program=program, description=_DESCRIPTION, default=_made_room(base, words))
+
+
+def _made_room(base: Experiment, words: list[str]) -> Experiment:
+    """The experiment without the settings whose place a flag takes: ``beta`` where ``--model.beta-norm`` is given."""
+    changes: dict[str, Config] = {}
+    for name in ("model", "data", "training"):
+        part: Config = getattr(base, name)
+        flags = [word.partition("=")[0] for word in words if word.startswith(f"--{name}.")]
+        given = [flag.removeprefix(f"--{name}.").replace("-", "_") for flag in flags]
+        changes[name] = part.model_copy(update=part.displaced(given))
+    return base.model_copy(update=changes)
 
 
 def _from_file(path: Path, name: str | None, data: str | None, preset: str | None) -> Experiment:

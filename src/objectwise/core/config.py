@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,9 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Groups of settings of which at most one is not None, such as one quantity on two scales."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -50,12 +53,19 @@ class Config(BaseModel):
             raise UserError(f"{where}: {error}" if where else str(error)) from None
 
     def replaced(self, **changes: Any) -> Self:
-        """A validated copy with some fields changed.
+        """A validated copy with some fields changed; where a setting is given, its alternatives are set to None.
 
         Raises:
             UserError: for an unknown field or an impossible value.
         """
-        return type(self).parse({**dict(self), **changes})
+        given = [name for name, value in changes.items() if value is not None]
+        return type(self).parse({**dict(self), **self.displaced(given), **changes})
+
+    @classmethod
+    def displaced(cls, given: Collection[str]) -> dict[str, None]:
+        """The settings whose place those given take, each with the value None."""
+        groups = [group for group in cls.alternatives if any(name in given for name in group)]
+        return {name: None for group in groups for name in group if name not in given}
 
 
 def first_sentence(error: ValidationError, cls: type[BaseModel]) -> str:

@@ -68,7 +68,7 @@ class SceneModel(nn.Module):
     """
 
     Config: ClassVar[type[Config]]
-    batchwise: ClassVar[bool] = False
+    batchwise: bool = False
     config: Any
 
     def __init__(self, config: Any) -> None:

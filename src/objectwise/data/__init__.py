@@ -12,8 +12,12 @@ from objectwise.core.imports import from_table
 DATASETS: dict[str, str] = {
     "air_3d_single": "objectwise.data.table_scenes:SingleObjectConfig",
     "air_3d_table": "objectwise.data.table_scenes:TableScenesConfig",
+    "balls": "objectwise.data.balls:BallsConfig",
     "clevr": "objectwise.data.clevr_folder:ClevrFolderConfig",
     "clevr_like": "objectwise.data.clevr_like:ClevrLikeConfig",
+    "dsprites": "objectwise.data.dsprites:DspritesConfig",
+    "dsprites_official": "objectwise.data.dsprites_official:DspritesOfficialConfig",
+    "four_arm": "objectwise.data.four_arm:FourArmConfig",
     "digits": "objectwise.data.digits:DigitsConfig",
     "sprites": "objectwise.data.sprites:SpritesConfig",
     "folder": "objectwise.data.folder:FolderConfig",

@@ -72,6 +72,13 @@ DOWNLOADS: dict[str, Download] = {
         ),
         base_urls=("https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",),
     ),
+    "dsprites": Download(
+        files=(RemoteFile("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz", None, "7da33b31b13a06f4b04a70402ce90c2e"),),
+        base_urls=(
+            "https://raw.githubusercontent.com/google-deepmind/dsprites-dataset/master/",
+            "https://raw.githubusercontent.com/deepmind/dsprites-dataset/master/",
+        ),
+    ),
     "clevr-assets": Download(
         files=(
             RemoteFile("base_scene.blend", 512_864, "3c3b7eca6a1fa669aba34c88c041c131"),

@@ -275,3 +275,16 @@ def _on_dark(colour: ColorType, kind: str) -> str | None:
 def first_rows(values: Tensor | None, limit: int) -> np.ndarray | None:
     """The first rows of an optional tensor as an array."""
     return None if values is None else as_array(values[:limit])
+
+
+def dressed(axes: Axes, across: str, up: str) -> Axes:
+    """Quiet axes with two labels: a light grid, no frame above and to the right."""
+    axes.set_facecolor(PAPER)
+    axes.set_xlabel(across, size=9, color=MUTED)
+    axes.set_ylabel(up, size=9, color=MUTED)
+    axes.tick_params(colors=MUTED, labelsize=8, length=2.5, which="both")
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)
+    return axes

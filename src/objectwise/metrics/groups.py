@@ -54,6 +54,7 @@ METRIC_GROUPS: dict[str, str] = {
     "segmentation": "objectwise.metrics.groups:SegmentationGroup",
     "diagnosis": "objectwise.metrics.groups:DiagnosisGroup",
     "properties": "objectwise.metrics.groups:PropertiesGroup",
+    "disentanglement": "objectwise.metrics.disentanglement_group:DisentanglementGroup",
 }
 """Name -> class."""
 
@@ -150,11 +151,13 @@ class GroupScores:
         sections: what was scored, e.g. ``masks`` or ``attention_masks`` -> name of the score -> its row.
         advice: sentences for people.
         policy: settings that all rows share.
+        arrays: what the rows were computed from, by name, where that is worth keeping (codes, factors, matrices).
     """
 
     sections: Mapping[str, Mapping[str, ScoreRow]]
     advice: tuple[str, ...] = ()
     policy: Mapping[str, object] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -12,6 +12,9 @@ from objectwise.core.imports import from_table
 MODELS: dict[str, str] = {
     "air": "objectwise.models.air:AIR",
     "air_3d": "objectwise.models.air_3d:AIR3D",
+    "beta_vae": "objectwise.models.beta_vae:BetaVAE",
+    "iodine": "objectwise.models.iodine:IODINE",
+    "iterative_vae": "objectwise.models.iterative_vae:IterativeVAE",
     "monet": "objectwise.models.monet:MONet",
     "vae": "objectwise.models.vae:VAE",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def float32_island(device: torch.device) -> torch.autocast:
@@ -14,3 +15,8 @@ def float32_island(device: torch.device) -> torch.autocast:
         device: where the tensors live.
     """
     return torch.autocast(device.type, enabled=False)
+
+
+def wide(values: Tensor) -> Tensor:
+    """At least float32: bfloat16 and float16 become float32, float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

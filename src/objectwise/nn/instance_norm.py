@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from objectwise.nn.float32 import wide
+
 _EPSILON = 1e-5
 
 
@@ -38,7 +40,7 @@ class _InstanceNormReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        centred = _wide(x)
+        centred = wide(x)
         mean = centred.mean(dim=(2, 3), keepdim=True)
         centred = centred - mean
         rate = (centred.square().mean(dim=(2, 3), keepdim=True) + _EPSILON).rsqrt()
@@ -49,19 +51,14 @@ class _InstanceNormReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, mean, rate, weight, y = ctx.saved_tensors
-        gradient = _wide(torch.ops.aten.threshold_backward(gradients[0], y, 0.0))
-        centred = _wide(x) - mean
+        gradient = wide(torch.ops.aten.threshold_backward(gradients[0], y, 0.0))
+        centred = wide(x) - mean
         pixels = x.shape[2] * x.shape[3]
         sums = gradient.sum(dim=(2, 3), keepdim=True)
         products = (gradient * centred).sum(dim=(2, 3), keepdim=True) * rate
         scale = rate * _per_channel(weight)
         of_x = torch.addcmul(-scale * sums / pixels, centred, -scale * rate * products / pixels)
         return of_x.addcmul_(gradient, scale).to(x.dtype), products.sum(dim=(0, 2, 3)), sums.sum(dim=(0, 2, 3))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _per_channel(values: Tensor) -> Tensor:

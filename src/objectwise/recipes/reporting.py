@@ -19,6 +19,8 @@ from objectwise.metrics.groups import GroupScores
 from objectwise.metrics.reconstruction import mse
 from objectwise.metrics.segmentation import foreground_ari
 from objectwise.recipes.experiment import Experiment
+from objectwise.recipes.latents import VALUES, latents_of, traversals
+from objectwise.recipes.sliders import write_slider_page
 from objectwise.training.callbacks import read_metrics
 from objectwise.training.evaluation import Evaluation, decompositions
 
@@ -53,7 +55,10 @@ def write_figures(
     """
     batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
     sections = [_decomposition_section(batch, out)]
+    if out.slots.shape[1] == 1 and out.posterior is not None:
+        sections.append(_latents_section(model, dataset, run, experiment, found, batch, out))
     if _has_slots(out):
+        sections += _refinement_sections(model, dataset, found.split)
         sections.append(failure_section(model, dataset, found.split))
     if found.counts is not None:
         sections.append(_counting_section(model, dataset, found))
@@ -87,6 +92,50 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
     else:
         drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
     return figures.Section("Objects", figures=drawn)
+
+
+def _latents_section(
+    model: Any, dataset: Dataset, run: Path, experiment: Experiment, found: Evaluation, batch: Batch, out: Decomposition
+) -> figures.Section:
+    """What single latents draw, and the page with a slider for each."""
+    assert out.posterior is not None
+    used = latents_of(model, dataset, found.split, _SEARCHED)
+    origin = out.posterior.mean[0, 0].to(next(model.parameters()).device)
+    moved = figures.traversal_figure(
+        traversals(model, origin), VALUES, used.spread, dead=used.dead, origin=batch.images[0]
+    )
+    drawn: list[tuple[Figure | bytes, str]] = [
+        (
+            moved,
+            "each latent from −3 to 3 while the others stay at the code of the first image, the surest latent first",
+        ),
+        (figures.posterior_std_figure({experiment.name: [used.spread]}), "how sure the encoder is of each latent"),
+    ]
+    latents = len(used.spread)
+    text = f"{latents - len(used.dead)} of {latents} latents are in use."
+    page = write_slider_page(
+        model,
+        batch.images,
+        run / "sliders.html",
+        f"{experiment.name}: what each latent draws",
+        summary=f"{experiment.model_name} trained on {experiment.data_name}. {text} Move a slider to see what it alone changes.",
+        stds=used.stds,
+        means=used.means,
+    )
+    if page is not None:
+        text += f" {page.name} beside this page has a slider for each."
+    return figures.Section("Latents", text=text, figures=drawn)
+
+
+def _refinement_sections(model: nn.Module, dataset: Dataset, split: str) -> list[figures.Section]:
+    """The first images' refinement step by step, for models that refine."""
+    shown = np.arange(min(2, dataset.splits[split]))
+    batch, out = next(decompositions(model, dataset, split, shown, trajectory=True))
+    if out.trajectory is None:
+        return []
+    caption = "before the first and after each refinement step; slots behind their masks, grey frames: nothing there"
+    drawn = [(figures.refinement_figure(batch, out, image=int(row)), caption) for row in shown]
+    return [figures.Section("Refinement", figures=list(drawn))]
 
 
 def _has_slots(out: Decomposition) -> bool:
@@ -199,7 +248,28 @@ def _group_sections(name: str, group: GroupScores) -> list[figures.Section]:
         sections.append(
             figures.Section(f"{name.capitalize()}: {part.replace('_', ' ')}", table=figures.Table(header, table))
         )
+    matrices = _matrices(group)
+    if matrices:
+        sections.append(figures.Section("What each latent says about each factor", figures=matrices))
     return sections
+
+
+def _matrices(group: GroupScores) -> list[tuple[Figure | bytes, str]]:
+    """The matrices behind the disentanglement scores."""
+    if "names" not in group.arrays:
+        return []
+    dead: Any = group.policy.get("dead_dimensions", ())
+    names = [str(name) for name in group.arrays["names"]]
+    shown = {
+        "mig": "mutual information / entropy",
+        "dci_disentanglement": "importance (trees)",
+        "sap_r2": "squared correlation",
+    }
+    return [
+        (figures.code_matrix_figure(group.arrays[f"matrix {label}"], names, quantity=quantity, dead=dead), quantity)
+        for label, quantity in shown.items()
+        if f"matrix {label}" in group.arrays and group.arrays[f"matrix {label}"].shape[1] == len(names)
+    ]
 
 
 def _shown(value: float) -> object:

@@ -50,7 +50,8 @@ def train(experiment: Experiment, *, progress: bool = True, told: Callable[[str]
     Args:
         experiment: what to do.
         progress: show a progress bar on stderr.
-        told: called with what the data say of themselves before training, e.g. how many images a filter kept.
+        told: called with what the data and the model's settings say of themselves before training, e.g. how many images a
+            filter kept.
 
     Returns:
         the run folder.
@@ -63,6 +64,8 @@ def train(experiment: Experiment, *, progress: bool = True, told: Callable[[str]
     if told is not None and hasattr(dataset, "describe"):
         told(dataset.describe())
     experiment = experiment.resolved(dataset)
+    if told is not None and hasattr(experiment.model, "described"):
+        told(experiment.model.described())
     model = initial_model(experiment)
     run = _new_run_folder(experiment)
     experiment = experiment.model_copy(update={"out": None})

@@ -87,7 +87,7 @@ class MonetGeneralization:
             data: Any = TwoShapesConfig(
                 counts=counts, colors="different", overlap=True, leave_out=LEFT_OUT, seed=seed, **size
             )
-            model, steps = base.model, {"smoke": 4, "quick": 3_000, "full": 7_800}[scale]
+            model, steps = base.model, {"smoke": 4, "quick": 1_000, "full": 7_800}[scale]
         else:
             base = monet("tuned")
             data = MultiDspritesConfig(counts=counts, seed=seed)

@@ -17,12 +17,14 @@ class TrainingConfig(Config):
     """Optimisation steps."""
     batch_size: int = Field(64, ge=1)
     """Images per step, over all devices together."""
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "adagrad", "rmsprop", "sgd"] = "adam"
     """Optimiser."""
     learning_rate: float = Field(5e-4, gt=0.0)
     """Learning rate of every parameter group that group_learning_rates does not name."""
     group_learning_rates: dict[str, float] = Field(default_factory=dict)
     """Learning rates of parameter groups that the model declares, by name."""
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """Adam's β₁, the decay of its mean gradient."""
     weight_decay: float = Field(0.0, ge=0.0)
     """Weight decay."""
     schedule: Literal["constant", "cosine", "exponential"] = "constant"

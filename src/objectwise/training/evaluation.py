@@ -43,7 +43,13 @@ class Evaluation:
 
 @torch.no_grad()
 def decompositions(
-    model: nn.Module, dataset: Dataset, split: str, indices: np.ndarray, batch_size: int = 64
+    model: nn.Module,
+    dataset: Dataset,
+    split: str,
+    indices: np.ndarray,
+    batch_size: int = 64,
+    *,
+    trajectory: bool = False,
 ) -> Iterator[tuple[Batch, Decomposition]]:
     """Decompose samples with posterior means, batch by batch; both parts come back on the CPU.
 
@@ -53,14 +59,16 @@ def decompositions(
         split: which split.
         indices: (M,) sample indices.
         batch_size: images at a time.
+        trajectory: also ask for the refinement steps.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    wanted = {"trajectory": True} if trajectory else {}
     try:
         for start in range(0, len(indices), batch_size):
             batch = dataset.batch(split, indices[start : start + batch_size])
-            yield batch, model(batch.images.to(device)).to("cpu")
+            yield batch, model(batch.images.to(device), **wanted).to("cpu")
     finally:
         model.train(was_training)
 

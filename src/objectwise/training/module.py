@@ -73,12 +73,14 @@ class TrainingModule(lightning.LightningModule):
         ]
         for group in groups:
             group["base_lr"] = group["lr"]
-        decay = self.settings.weight_decay
+        decay, betas = self.settings.weight_decay, (self.settings.beta1, 0.999)
         match self.settings.optimizer:
             case "adam":
-                return torch.optim.Adam(groups, weight_decay=decay, fused=True)
+                return torch.optim.Adam(groups, betas=betas, weight_decay=decay, fused=True)
             case "adamw":
-                return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+                return torch.optim.AdamW(groups, betas=betas, weight_decay=decay, fused=True)
+            case "adagrad":
+                return torch.optim.Adagrad(groups, weight_decay=decay)
             case "rmsprop":
                 return torch.optim.RMSprop(groups, weight_decay=decay)
             case "sgd":
