@@ -41,7 +41,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"identity": "enumeration", "num_steps": 2},
     {"identity": "enumeration", "num_steps": 2, "estimator": "collapsed"},
     {"identity": "score", "estimator": "score", "gradient": "spsa"},
-    {"gradient": "evolution", "camera": "inferred", "num_steps": 2},
+    {"identity": "collapsed", "num_steps": 1, "attention": True},
+    {"identity": "collapsed", "num_steps": 3, "estimator": "collapsed"},
+    {"gradient": "evolution", "camera": "inferred", "num_steps": 2, "attention": True},
     {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
 ]
 
@@ -134,7 +136,7 @@ def test_the_loss_by_the_book() -> None:
 def logit_gradient(model: AIR3D, images: Tensor, generator: torch.Generator, fixed: int = 3) -> Tensor:
     """The gradient in the biases of presence and kinds, the poses' noise being the same at every call."""
     view, chain = model.infer(images, torch.Generator().manual_seed(fixed))
-    draw = model._draw(images, view, chain, generator, None)
+    draw, _ = model._draw(images, view, chain, generator, None)
     loss = -(log_count_weights(draw.logits).exp() * draw.log_likelihood).sum(dim=1)
     (gradient,) = torch.autograd.grad(loss.mean(), model.head.bias)
     return torch.cat([gradient[:1], gradient[8:]])

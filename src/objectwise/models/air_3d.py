@@ -16,6 +16,10 @@ renderer that composites by depth gives all N+1 pictures for the price of one. K
 the poses they are independent, q(k) = Π q(k_i), and ``identity`` chooses how E_k[log p(x | x_n)] is differentiated:
 
 * ``enumeration``: the sum over all K^N combinations; exact;
+* ``collapsed``: kinds are summed out of the model instead, as the count is by ``estimator="collapsed"``:
+  log p(x | z, n) = log Σ_k Π p(k_i) p(x | x_n) takes the place of E_k[log p(x | x_n)] − KL(q(k) || p(k)), which is never
+  more, and q(k_i) learns from its cross-entropy to r = p(k | x, z, n) alone. No q(k) enters the bound, so that a kind of
+  which q has despaired still gets its share of the poses' gradient and can come back;
 * ``local-expectation``: for every i the sum over k_i, the other kinds at a sample (Titsias & Lázaro-Gredilla, "Local Expectation
   Gradients for Black Box Variational Inference", 2015);
 * ``score``: the plain score function at a sample; the paper's.
@@ -28,7 +32,8 @@ A renderer of one's own: a subclass that overrides :meth:`AIR3D.build_renderer`;
 
 Departures from the paper, which says little about this part: the count is summed, not sampled (``estimator="score"`` samples it);
 objects stand upright on the table, so that a rotation is one angle; kinds have fixed sizes and colours; a position is
-extent · erf(u / √2) and u ~ N(0, 1), which makes it uniform; the yaw is an unwrapped real number with a wide normal prior, whose
+extent · erf(u / √2) and u ~ N(0, 1), which makes it uniform; positions may come from attention
+(:mod:`objectwise.models.air_3d_attention`); the yaw is an unwrapped real number with a wide normal prior, whose
 posterior mean is the direction of a vector that the network gives; networks, sizes, σ and p(n) are ours.
 """
 
@@ -55,6 +60,7 @@ from objectwise.core import (
     uniform,
 )
 from objectwise.models import air_estimators
+from objectwise.models.air_3d_attention import Attention, on_table
 from objectwise.models.air_estimators import Draw, annealed, log_count_weights
 from objectwise.nn import black_box
 from objectwise.nn.divergences import kl_normal
@@ -65,6 +71,10 @@ from objectwise.rendering.tabletop_soft import SoftTabletop
 
 _COMBINATIONS = 81
 """Most combinations of kinds that are enumerated."""
+_EXACT = 9
+"""Most combinations of which each is differentiated in its poses; of more, one per count is drawn from r."""
+_EDGE = 0.95
+"""Attention places objects within this share of the table."""
 _CONTRAST = 0.2
 """About the spread of an object's colours about the table's."""
 _LARGEST = 3.0
@@ -82,8 +92,9 @@ class AIR3DConfig(Config):
     """N, the largest number of objects."""
     estimator: Literal["marginal", "collapsed", "score"] = "marginal"
     """How the gradient deals with the count: summed exactly, summed inside the log, or sampled."""
-    identity: Literal["enumeration", "local-expectation", "score"] = "local-expectation"
-    """How it deals with the kinds: summed over all combinations, over one object's at a time, or sampled."""
+    identity: Literal["enumeration", "collapsed", "local-expectation", "score"] = "local-expectation"
+    """How it deals with the kinds: summed over all combinations, the same inside the log, over one object's at a time, or
+    sampled."""
     gradient: Literal["finite-difference", "spsa", "evolution", "autograd"] = "finite-difference"
     """How it passes the renderer."""
     step_pixels: float = Field(0.4, gt=0.0, le=5.0)
@@ -129,6 +140,14 @@ class AIR3DConfig(Config):
     """Width of the trunk's output."""
     hidden_size: int = Field(256, ge=1)
     """Width of the LSTM."""
+    attention: bool = False
+    """Whether positions are relative to a place that each step looks at."""
+    attention_maps: int = Field(16, ge=1)
+    """Features of attention's map."""
+    window: int = Field(12, ge=4, le=1024)
+    """Side, in pixels, of what is seen about that place."""
+    window_size: int = Field(128, ge=1)
+    """Numbers that are read from it."""
     presence_bias: float = 1.0
     """Initial logit of p_i."""
     pose_std: float = Field(0.7, gt=0.0)
@@ -142,12 +161,12 @@ class AIR3DConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         kinds = len(self.scene.kinds)
-        if self.identity == "enumeration" and kinds**self.num_steps > _COMBINATIONS:
+        if self.identity in ("enumeration", "collapsed") and kinds**self.num_steps > _COMBINATIONS:
             raise ValueError(
                 f"enumeration of {kinds}^{self.num_steps} combinations of kinds is too much; use identity local-expectation"
             )
-        if self.estimator == "collapsed" and self.identity != "enumeration":
-            raise ValueError(f"estimator collapsed needs identity enumeration, not {self.identity}")
+        if self.estimator == "collapsed" and self.identity not in ("enumeration", "collapsed"):
+            raise ValueError(f"estimator collapsed needs identity enumeration or collapsed, not {self.identity}")
         if self.gradient == "autograd" and self.scene.family != "primitives":
             raise ValueError("gradient autograd needs family primitives; use finite-difference")
         return self
@@ -224,7 +243,13 @@ class AIR3D(SceneModel):
         self.register_buffer("empty", self.renderer(table).float(), persistent=False)
         kinds = len(self.look.kinds)
         self.recurrent = nn.LSTMCell(config.embedding_size + 4 + kinds, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, 1 + 4 + 3 + kinds)
+        self.attention = (
+            Attention(self.look, config.hidden_size, config.attention_maps, config.window, config.window_size)
+            if config.attention
+            else None
+        )
+        told = config.hidden_size + (config.window_size if config.attention else 0)
+        self.head = nn.Linear(told, 1 + 4 + 3 + kinds)
         if config.camera == "inferred":
             self.camera_head = nn.Linear(config.embedding_size, 4)
         self._initialise()
@@ -269,13 +294,15 @@ class AIR3D(SceneModel):
         """
         view, chain = self.infer(images, generator)
         with float32_island(images.device):
-            draw = self._draw(images.float(), view, chain, generator, step)
+            draw, imitation = self._draw(images.float(), view, chain, generator, step)
             terms = air_estimators.marginal(draw)
             loss = -terms["elbo"]
             if generator is not None and self.config.estimator != "marginal":
                 collapsed = self.config.estimator == "collapsed"
                 estimate = air_estimators.collapsed(draw) if collapsed else air_estimators.score(draw, generator)
                 loss, terms = estimate.loss, {**terms, "bound": estimate.bound}
+            if imitation is not None:
+                loss, terms = loss + imitation, {**terms, "kinds": imitation}
             shown = self._decomposition(view, chain, loss, terms)
             if not trajectory:
                 return shown
@@ -287,7 +314,9 @@ class AIR3D(SceneModel):
         """The camera and the chain that never stops; arguments as in :meth:`forward`."""
         # Less the empty table, so that the network depends on the objects from the start and does not learn to hide its
         # own first.
-        embedding = self.trunk((images - self.empty) / _CONTRAST)
+        picture = (images - self.empty) / _CONTRAST
+        embedding = self.trunk(picture)
+        seen = None if self.attention is None else self.attention.see(picture)
         with float32_island(images.device):
             embedding = embedding.float()
             view = self._see(embedding, generator)
@@ -296,7 +325,11 @@ class AIR3D(SceneModel):
             chain = list[Step]()
             for _ in range(self.config.num_steps):
                 state = self.recurrent(torch.cat([embedding, previous], dim=1), state)
-                found = self._find(state[0], generator)
+                hidden, place = state[0], None
+                if self.attention is not None and seen is not None:
+                    where, what = self.attention(seen, hidden)
+                    hidden, place = torch.cat([hidden, what], dim=1), self._placed(where, view.camera)
+                found = self._find(hidden, place, generator)
                 pose = self.pose(found.latent)
                 yaw = pose[:, 2:]
                 place = pose[:, :2] / self.config.extent
@@ -313,10 +346,18 @@ class AIR3D(SceneModel):
         latent = _sample(mean, std, generator)
         return View(mean, std, latent, self.camera(latent))
 
-    def _find(self, hidden: Tensor, generator: torch.Generator | None) -> Step:
-        """One step: whether, where, what."""
+    def _placed(self, where: Tensor, camera: Tensor) -> Tensor:
+        """(B, 2) column and row -> position in prior units of an object whose middle is seen there."""
+        sizes = [kind.size for kind in self.look.kinds]
+        share = on_table(where, camera, self.look, sum(sizes) / len(sizes)) / self.config.extent
+        return math.sqrt(2.0) * torch.erfinv(share.clamp(-_EDGE, _EDGE))
+
+    def _find(self, hidden: Tensor, start: Tensor | None, generator: torch.Generator | None) -> Step:
+        """One step: whether, where (relative to ``start``), what."""
         logit, place, vector, spread, kinds = self.head(hidden).split([1, 2, 2, 3, len(self.look.kinds)], dim=1)
         logit = 8.0 * torch.tanh(logit.squeeze(1) / 8.0)
+        if start is not None:
+            place = start + place
         cosine, sine = vector.unbind(1)
         # A vector of no length has no direction; this keeps its gradient finite.
         short = cosine.square() + sine.square() < 1e-8
@@ -344,24 +385,35 @@ class AIR3D(SceneModel):
 
     def _draw(
         self, images: Tensor, view: View, chain: list[Step], generator: torch.Generator | None, step: int | None
-    ) -> Draw:
-        """What the estimators of the count need; entry 0 of the costs is the camera's."""
+    ) -> tuple[Draw, Tensor | None]:
+        """What the estimators of the count need, and q(k)'s cross-entropy, if kinds are collapsed.
+
+        Entry 0 of the costs is the camera's.
+        """
         config = self.config
         k = annealed(config.count_prior_start, config.count_prior, config.count_prior_steps, step)
         prior = torch.tensor(air_estimators.count_prior_logits(config.num_steps, k), device=images.device)
         kinds = torch.stack([found.kinds for found in chain], dim=1)
+        collapsed = config.identity == "collapsed"
         kl_kinds = (kinds.exp() * kinds).sum(dim=2) + math.log(kinds.shape[2])
+        if collapsed:
+            kl_kinds = torch.zeros_like(kl_kinds)
         latents = [(view.latent, view.mean, view.std), *((found.latent, found.mean, found.std) for found in chain)]
         kl = [kl_normal(mean, std).sum(dim=1) for _, mean, std in latents]
         ratio = [_log_ratio(latent, mean, std) for latent, mean, std in latents]
         kl_kinds = nn.functional.pad(kl_kinds, (1, 0))
-        return Draw(
-            logits=torch.stack([found.logit for found in chain], dim=1),
+        logits = torch.stack([found.logit for found in chain], dim=1)
+        log_likelihood, cross_entropy = self._log_likelihood(images, view, chain, kinds, generator, step)
+        draw = Draw(
+            logits=logits,
             prior_logits=prior,
-            log_likelihood=self._log_likelihood(images, view, chain, kinds, generator, step),
+            log_likelihood=log_likelihood,
             kl=torch.stack(kl, dim=1) + kl_kinds,
             log_ratio=torch.stack(ratio, dim=1) + kl_kinds,
         )
+        if cross_entropy is None:
+            return draw, None
+        return draw, (log_count_weights(logits.detach()).exp() * cross_entropy).sum(dim=1)
 
     def _log_likelihood(
         self,
@@ -371,8 +423,11 @@ class AIR3D(SceneModel):
         kinds: Tensor,
         generator: torch.Generator | None,
         step: int | None,
-    ) -> Tensor:
-        """(B, N+1) E_k[log p(x | x_n)], or an unbiased estimate of it, with the gradient that the settings ask for."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, N+1) E_k[log p(x | x_n)], or an unbiased estimate of it, with the gradient that the settings ask for.
+
+        Where kinds are collapsed: log p(x | z, n), and (B, N+1) the cross-entropies of q(k_1..k_n) to r.
+        """
         config = self.config
         sigma = annealed(config.likelihood_std_start, config.likelihood_std, config.likelihood_std_steps, step)
         constant = images[0].numel() * (math.log(sigma) + 0.5 * math.log(2.0 * math.pi))
@@ -383,17 +438,38 @@ class AIR3D(SceneModel):
             return -errors.float() / (2.0 * sigma**2) - constant
 
         pose = self.pose(torch.stack([found.latent for found in chain], dim=1))
-        if config.identity == "enumeration":
+        if config.identity in ("enumeration", "collapsed"):
             every = torch.tensor(
                 list(itertools.product(range(kinds.shape[2]), repeat=len(chain))), device=images.device
             )
-            times = len(every)
+            times, collapsed = len(every), config.identity == "collapsed"
             everywhere = torch.ones(len(images), len(chain), dtype=torch.bool, device=images.device)
-            scene = TableScene(everywhere.long(), pose, everywhere, view.camera).repeated(times)
-            scene = scene._replace(kind=every.repeat(len(images), 1))
-            errors, _ = self._errors(images.repeat_interleave(times, 0), scene, False, blur, generator)
-            log_q = kinds.gather(2, every.T.expand(len(images), -1, -1)).sum(dim=1)
-            return (log_q.exp().unsqueeze(2) * log_density(errors).view(len(images), times, -1)).sum(dim=1)
+            scene = TableScene(everywhere.long(), pose, everywhere, view.camera)
+            whole = scene.repeated(times)._replace(kind=every.repeat(len(images), 1))
+            rows = images.repeat_interleave(times, 0)
+            each = kinds.gather(2, every.T.expand(len(images), -1, -1))
+            if not collapsed:
+                errors, _ = self._errors(rows, whole, False, blur, generator)
+                density = log_density(errors).view(len(images), times, -1)
+                return (each.sum(dim=1).exp().unsqueeze(2) * density).sum(dim=1), None
+            exact = times <= _EXACT
+            with torch.set_grad_enabled(exact and torch.is_grad_enabled()):
+                errors, _ = self._errors(rows, whole, False, blur, generator)
+            density = log_density(errors).view(len(images), times, -1)
+            # Combinations that differ only beyond n give prefix n alike, so that this is right for every n.
+            value = density.logsumexp(dim=1) - math.log(times)
+            posterior = density.detach().log_softmax(dim=1)
+            before = nn.functional.pad(each.cumsum(dim=1), (0, 0, 1, 0)).mT
+            cross_entropy = -(posterior.exp() * before).sum(dim=1)
+            if exact:
+                return value, cross_entropy
+            # ∇ log Σ_k p(k) p(x | k) = E_r[∇ log p(x | k)]: one combination per count.
+            drawn = _choose(posterior.mT, generator)
+            counts = drawn.shape[1]
+            some = scene.repeated(counts)._replace(kind=every[drawn].flatten(0, 1))
+            errors, _ = self._errors(images.repeat_interleave(counts, 0), some, False, blur, generator)
+            slope = log_density(errors).view(len(images), counts, counts).diagonal(dim1=1, dim2=2)
+            return value + (slope - slope.detach()), cross_entropy
         chosen = _choose(kinds, generator)
         scene = TableScene(chosen, pose, torch.ones_like(chosen, dtype=torch.bool), view.camera)
         local = config.identity == "local-expectation"
@@ -402,12 +478,12 @@ class AIR3D(SceneModel):
         if others is not None:
             # Σ_k ∇q(k_i) log p(x | k_i = k, the others): a term of value zero for every object.
             q = kinds.exp()
-            return value + torch.einsum("bik,bikn->bn", q - q.detach(), log_density(others))
+            return value + torch.einsum("bik,bikn->bn", q - q.detach(), log_density(others)), None
         if local:
-            return value
+            return value, None
         log_q = kinds.gather(2, chosen.unsqueeze(2)).squeeze(2)
         before = nn.functional.pad(log_q.cumsum(dim=1), (1, 0))
-        return value + (before - before.detach()) * value.detach()
+        return value + (before - before.detach()) * value.detach(), None
 
     def _errors(
         self, images: Tensor, scene: TableScene, alternatives: bool, blur: float, generator: torch.Generator | None
