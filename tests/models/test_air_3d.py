@@ -12,10 +12,20 @@ from torch import Tensor
 
 from objectwise.core import UserError, check_model
 from objectwise.data.table_scenes import SingleObjectConfig, TableScenesConfig
+from objectwise.models import air_3d
 from objectwise.models.air_3d import AIR3D, AIR3DConfig
+from objectwise.models.air_3d_attention import on_table
 from objectwise.models.air_3d_baselines import fit_supervised, in_order, optimise, supervised_loss
 from objectwise.models.air_estimators import count_prior_logits, log_count_weights
-from objectwise.rendering.tabletop import Renderer, TableScene, Tabletop, TabletopConfig, numba_is_there, table_scene
+from objectwise.rendering.tabletop import (
+    Renderer,
+    TableScene,
+    Tabletop,
+    TabletopConfig,
+    numba_is_there,
+    project,
+    table_scene,
+)
 
 needs_numba = pytest.mark.skipif(not numba_is_there(), reason="numba is not installed")
 
@@ -41,7 +51,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"identity": "enumeration", "num_steps": 2},
     {"identity": "enumeration", "num_steps": 2, "estimator": "collapsed"},
     {"identity": "score", "estimator": "score", "gradient": "spsa"},
-    {"identity": "collapsed", "num_steps": 1, "attention": True},
+    {"identity": "collapsed", "num_steps": 2, "attention": True},
     {"identity": "collapsed", "num_steps": 3, "estimator": "collapsed"},
     {"gradient": "evolution", "camera": "inferred", "num_steps": 2, "attention": True},
     {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
@@ -131,6 +141,104 @@ def test_the_loss_by_the_book() -> None:
     _, chain = model.infer(images, None)
     for row in range(2):
         assert out.loss[row].item() == pytest.approx(by_the_book(model, images[row], row, chain), rel=1e-4)
+
+
+@needs_numba
+def test_collapsed_kinds_by_the_book() -> None:
+    """Loss = −Σ_n q(n) [log Σ_k p(k) p(x | x_n) + log p(n) − log q(n) − Σ_{i≤n} KL_i] + Σ_n q(n) cross-entropy, in loops."""
+    model = tiny(num_steps=2, identity="collapsed", likelihood_std=0.5)
+    images = pictures(model)
+    out = model(images)
+    _, chain = model.infer(images, None)
+    for row in range(2):
+        used = [1 / (1 + math.exp(-step.logit[row].item())) for step in chain]
+        weights = [1 - used[0], used[0] * (1 - used[1]), used[0] * used[1]]
+        prior = [model.config.count_prior**n for n in range(3)]
+        total, imitation, divergence = 0.0, 0.0, 0.0
+        for n, weight in enumerate(weights):
+            if n > 0:
+                mean, std = (getattr(chain[n - 1], name)[row] for name in ("mean", "std"))
+                divergence += (0.5 * (std**2 + mean**2 - 1) - std.log()).sum().item()
+            density, log_q = list[float](), list[float]()
+            for combination in itertools.product(range(3), repeat=n):
+                pose = torch.stack([model.pose(step.latent[row]) for step in chain])[:n].detach().unsqueeze(0)
+                scene = table_scene(torch.tensor([combination], dtype=torch.int64).view(1, n), pose, model.look)
+                error = (Tabletop(model.look)(scene)[0] - images[row]).square().sum().item()
+                density.append(-error / 0.5 - images[row].numel() * math.log(0.5 * math.sqrt(2 * math.pi)))
+                log_q.append(sum(chain[i].kinds[row, kind].item() for i, kind in enumerate(combination)))
+            evidence = max(density) + math.log(sum(math.exp(each - max(density)) for each in density) / 3**n)
+            share = [math.exp(each - evidence) / 3**n for each in density]
+            imitation -= weight * sum(r * q for r, q in zip(share, log_q, strict=True))
+            total += weight * (evidence + math.log(prior[n] / sum(prior)) - math.log(weight) - divergence)
+        assert out.terms["kinds"][row].item() == pytest.approx(imitation, rel=1e-3)
+        assert out.loss[row].item() == pytest.approx(imitation - total, rel=1e-5)
+
+
+def head_gradient(model: AIR3D, images: Tensor, seed: int) -> Tensor:
+    """Of the loss in the head's biases at posterior samples that are the same at every call."""
+    view, chain = model.infer(images, torch.Generator().manual_seed(3))
+    draw, imitation = model._draw(images, view, chain, torch.Generator().manual_seed(seed), None)
+    assert imitation is not None
+    loss = imitation - (log_count_weights(draw.logits).exp() * draw.log_likelihood).sum(dim=1)
+    (gradient,) = torch.autograd.grad(loss.mean(), model.head.bias)
+    return gradient
+
+
+@needs_numba
+def test_a_despaired_kind_comes_back() -> None:
+    """Whatever q(k): the same gradient in the pose, and in the logits of the kinds q − r, which does not vanish."""
+    gradients = []
+    for bias in (0.0, 15.0):
+        model = tiny(num_steps=1, identity="collapsed", likelihood_std=0.5)
+        with torch.no_grad():
+            model.head.weight[8:] = 0.0
+            model.head.bias[8:] = torch.tensor([bias, 0.0, 0.0])
+        gradients.append(head_gradient(model, pictures(model), 0))
+    torch.testing.assert_close(gradients[0][1:8], gradients[1][1:8], rtol=1e-4, atol=1e-5)
+    assert gradients[0][1:3].abs().max() > 0.1
+    used = torch.sigmoid(torch.tensor(0.3))
+    assert gradients[1][8] > 0.1 * used
+    assert (gradients[1][8:] - gradients[0][8:])[0] == pytest.approx(2 / 3 * used.item(), rel=0.3)
+
+
+@needs_numba
+def test_poses_of_a_drawn_combination_are_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One combination drawn from r per count, against all of them, by a z-test."""
+    model = tiny(num_steps=2, identity="collapsed", likelihood_std=1.0)
+    images = pictures(model)
+    exact = head_gradient(model, images, 0)
+    monkeypatch.setattr(air_3d, "_EXACT", 1)
+    draws = torch.stack([head_gradient(model, images, seed) for seed in range(300)])
+    z = (draws.mean(0) - exact).abs() / (draws.std(0) / math.sqrt(300) + 1e-4)
+    assert z.max() < 4
+    assert draws.std(0)[1:3].min() > 1e-3
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_and_the_table() -> None:
+    look = TabletopConfig(width=40, height=28)
+    generator = torch.Generator().manual_seed(0)
+    point = torch.cat([torch.rand(5, 2, generator=generator) * 3 - 1.5, torch.full((5, 1), 0.4)], dim=1)
+    camera = torch.tensor(look.fixed_camera) + 0.2 * torch.rand(5, 2, generator=generator)
+    nothing = torch.zeros(5, 0, dtype=torch.int64)
+    scene = TableScene(nothing, torch.zeros(5, 0, 3), nothing.bool(), camera)
+    seen = project(scene, look, point.unsqueeze(1))[:, 0, :2]
+    torch.testing.assert_close(on_table(seen, camera, look, 0.4), point[:, :2], atol=1e-4, rtol=0)
+
+
+def test_attention_finds_an_object_before_any_training() -> None:
+    torch.manual_seed(0)
+    model = AIR3D(AIR3DConfig(image_shape=(3, 32, 32), num_steps=1, attention=True))
+    with torch.no_grad():
+        model.head.weight.zero_()
+    place = torch.tensor([[0.9, 0.0], [-0.9, 0.3], [0.0, -0.9], [0.2, 1.0]])
+    look = model.look.replaced(backend="torch")
+    pose = torch.cat([place, torch.zeros(4, 1)], dim=1).unsqueeze(1)
+    images = Tabletop(look)(table_scene(torch.tensor([[0], [1], [2], [1]]), pose, look)).float()
+    _, chain = model.infer(images, None)
+    assert (model.pose(chain[0].mean)[:, :2] - place).norm(dim=1).max() < 0.3
 
 
 def logit_gradient(model: AIR3D, images: Tensor, generator: torch.Generator, fixed: int = 3) -> Tensor:
