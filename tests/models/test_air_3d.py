@@ -241,6 +241,15 @@ def test_attention_finds_an_object_before_any_training() -> None:
     assert (model.pose(chain[0].mean)[:, :2] - place).norm(dim=1).max() < 0.3
 
 
+def test_the_yaw_is_never_spread_wider_than_allowed() -> None:
+    free, bound = (tiny(num_steps=1, pose_std=2.0, rotation_spread=spread) for spread in (None, 0.15))
+    images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    stds = [model.infer(images, None)[1][0].std * model.config.rotation_std for model in (free, bound)]
+    assert stds[0][:, 2].min() > 0.5
+    assert 0.1 < stds[1][:, 2].min() <= stds[1][:, 2].max() <= 0.15 + 1e-6
+    torch.testing.assert_close(stds[0][:, :2], stds[1][:, :2])
+
+
 def logit_gradient(model: AIR3D, images: Tensor, generator: torch.Generator, fixed: int = 3) -> Tensor:
     """The gradient in the biases of presence and kinds, the poses' noise being the same at every call."""
     view, chain = model.infer(images, torch.Generator().manual_seed(fixed))

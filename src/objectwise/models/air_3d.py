@@ -113,6 +113,9 @@ class AIR3DConfig(Config):
     """Positions are uniform on [-extent, extent] a priori."""
     rotation_std: float = Field(1.8, gt=0.0)
     """Prior standard deviation of the yaw, radians."""
+    rotation_spread: float | None = Field(None, gt=0.0)
+    """Largest posterior standard deviation of the yaw, radians; None: none. A yaw that is spread over more than the symmetry of
+    its object leaves no gradient to its mean, and the prior spreads it while it is still wrong."""
     rotation_fold: int = Field(1, ge=1, le=8)
     """A yaw's posterior mean lies within π / rotation_fold; 4 if only cubes can be seen to turn."""
     count_prior: float = Field(1e-3, gt=0.0, le=1e300)
@@ -364,6 +367,9 @@ class AIR3D(SceneModel):
         yaw = torch.atan2(sine, torch.where(short, cosine + 1e-3, cosine)) / self.config.rotation_fold
         mean = torch.cat([place, yaw.unsqueeze(1) / self.config.rotation_std], dim=1)
         std = nn.functional.softplus(spread) + 1e-3
+        if self.config.rotation_spread is not None:
+            most = self.config.rotation_spread / self.config.rotation_std
+            std = torch.cat([std[:, :2], most * torch.tanh(std[:, 2:] / most)], dim=1)
         return Step(logit, mean, std, _sample(mean, std, generator), kinds.log_softmax(dim=1))
 
     def pose(self, latent: Tensor) -> Tensor:
