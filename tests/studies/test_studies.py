@@ -34,7 +34,7 @@ ONE_SEED_IN_QUICK = {
     "early-concepts": "(?!.*VAE).*",  # the variants of the data and of β
 }
 """Study -> groups beside the claim, which below full scale need no more."""
-BETA_VAE_SECONDS = {"fc": 0.040, "conv": 0.025, "all_conv": 0.029, "paper_fc": 0.050, "burgess": 0.054}
+BETA_VAE_SECONDS = {"fc": 0.040, "conv64": 0.025, "conv": 0.025, "all_conv": 0.029, "paper_fc": 0.050, "burgess": 0.054}
 """Of a training step of each architecture in bf16 on an AMX core, at the size it is from, its data included."""
 GENERATED = [name for name in STUDIES if name != "air-omniglot"]
 
