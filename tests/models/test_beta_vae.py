@@ -455,7 +455,7 @@ def test_recipes_and_table(tmp_path: Path) -> None:
 
         experiment = beta_vae_balls(preset, architecture=architecture, balls=2)  # type: ignore[arg-type]
         assert experiment.training.learning_rate == rate
-        assert experiment.training.batch_size == 128
+        assert experiment.training.batch_size == (128 if preset == "faithful" else 64)
         assert experiment.data.mode == preset  # type: ignore[attr-defined]
         resolved = experiment.resolved(experiment.build_data())
         assert isinstance(resolved.build_model(), BetaVAE)

@@ -7,14 +7,15 @@ Balls, ``--preset NAME``:
 * ``faithful``: the recreation's: trajectories as batches of 128, Adam with 5e-5 (fully connected) or 1e-3 (``--model.architecture
   conv`` or ``all_conv``, then with ``--training.learning-rate 1e-3``), no clipping, 100,000 steps, β = 1 (also 0.1 and 0.5).
 * ``corrected``: independent frames, the convolutional network of the 2017 paper, ten latents, β = 8 (β_norm 0.078, inside the
-  paper's good band), Adam 1e-3. The fully connected network (``--model.architecture fc``) learns too, but spreads position over
-  four to seven latents; a broadcast decoder needs two, at whatever angle they began (docs/notes/0010-which-axes.md).
+  paper's good band), batches of 64, Adam 1e-3. The fully connected network (``--model.architecture fc``) learns too, but spreads
+  position over four to seven latents; a broadcast decoder needs two, at whatever angle they began
+  (docs/notes/0010-which-axes.md).
 
 dSprites, generated (``--data dsprites_official`` for the official file), ten latents, β = 4 (β_norm 0.0098):
 
 * ``paper``: the fully connected network of 2016, Adagrad 1e-2, no clipping. Batch size and steps are not published: 64 and
   300,000 here.
-* ``tuned``: the convolutional network of Burgess et al. 2018, which costs a quarter as much per step, Adam 5e-4, 50,000 steps.
+* ``tuned``: the convolutional network of Burgess et al. 2018, Adam 5e-4, 50,000 steps.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def beta_vae_balls(
         parts["model"]["latent_size"] = 10
     parts["model"]["architecture"] = architecture
     parts["data"]["balls"] = balls
-    parts["training"]["batch_size"] = 128
+    parts["training"]["batch_size"] = 128 if preset == "faithful" else 64
     return Experiment.of("beta-vae-balls", "beta_vae", "balls", **parts)
 
 
