@@ -450,15 +450,17 @@ def test_a_collapsed_or_freely_falling_kl_is_told_apart() -> None:
 
 def test_recipes_and_table(tmp_path: Path) -> None:
     assert model_class("beta_vae") is BetaVAE
-    for preset, architecture, rate in (("faithful", "fc", 5e-5), ("faithful", "conv", 1e-3), ("corrected", "fc", 5e-4)):
+    for preset, architecture, rate in (("faithful", "fc", 5e-5), ("faithful", "conv", 1e-3), ("corrected", "fc", 1e-3)):
         from objectwise.recipes.beta_vae import beta_vae_balls
 
         experiment = beta_vae_balls(preset, architecture=architecture, balls=2)  # type: ignore[arg-type]
         assert experiment.training.learning_rate == rate
-        assert experiment.training.batch_size == 128
+        assert experiment.training.batch_size == (128 if preset == "faithful" else 64)
         assert experiment.data.mode == preset  # type: ignore[attr-defined]
         resolved = experiment.resolved(experiment.build_data())
         assert isinstance(resolved.build_model(), BetaVAE)
+    assert recipe("beta-vae-balls").model.architecture == "conv64"  # type: ignore[attr-defined]
+    assert recipe("beta-vae-balls", preset="faithful").model.architecture == "fc"  # type: ignore[attr-defined]
     paper = recipe("beta-vae-dsprites", preset="paper")
     assert (paper.training.optimizer, paper.training.learning_rate) == ("adagrad", 1e-2)
     assert paper.model.architecture == "paper_fc"  # type: ignore[attr-defined]

@@ -207,7 +207,7 @@ def test_the_account_of_balls_counts_fresh_seeds_of_the_chosen_value(
     assert "15 of 18 runs reconstruct" in account.summary
     band, judged = account.sections[:2]
     assert band.table is not None
-    assert [row[0] for row in band.table.rows] == ["0.02", "0.04 (chosen)", "0.08"]
+    assert [row[0] for row in band.table.rows] == ["0.025", "0.05 (chosen)", "0.1"]
     assert [(row[2], row[5]) for row in band.table.rows] == [
         ("0 of 2", "5 of 5"),
         ("2 of 2", "4 of 5"),
