@@ -9,7 +9,7 @@ Balls, ``--preset NAME``:
 * ``corrected``: independent frames, the convolutional network of the 2017 paper, ten latents, β = 8 (β_norm 0.078, inside the
   paper's good band), batches of 64, Adam 1e-3. The fully connected network (``--model.architecture fc``) learns too, but spreads
   position over four to seven latents; a broadcast decoder needs two, at whatever angle they began
-  (docs/notes/0010-which-axes.md).
+  (docs/notes/0009-which-axes.md).
 
 dSprites, generated (``--data dsprites_official`` for the official file), ten latents, β = 4 (β_norm 0.0098):
 
