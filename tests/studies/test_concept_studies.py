@@ -377,7 +377,7 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
         return Codes(means, stds, {"x": np.arange(4)}, np.arange(4)[:, None])
 
     def scored(*_: Any, **settings: Any) -> dict[str, CodeScore]:
-        assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 100)
+        assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 50)
         trial = next(t for t in trials if t.key == asked[-1])
         value = gaps[trial.group] + 0.01 * trial.experiment.seed
         others = ("mig_four_factors_without_shape", "mig_sampled_codes", "beta_vae_2017_four_factors_without_shape")
