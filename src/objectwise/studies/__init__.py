@@ -24,6 +24,7 @@ STUDIES: dict[str, str] = {
     "early-concepts": "objectwise.studies.early_concepts:EarlyConcepts",
     "disentanglement-metrics": "objectwise.studies.disentanglement_metrics:DisentanglementMetrics",
     "iterative-inference": "objectwise.studies.iterative_inference:IterativeInference",
+    "iodine-decomposition": "objectwise.studies.iodine_decomposition:IodineDecomposition",
     "monet-two-shapes": "objectwise.studies.monet_two_shapes:MonetTwoShapes",
     "monet-decomposition": "objectwise.studies.monet_decomposition:MonetDecomposition",
     "monet-masks": "objectwise.studies.monet_masks:MonetMasks",
