@@ -13,8 +13,11 @@ from test_studies import account_of, cells
 from torch import Tensor, nn
 
 from objectwise.core import Decomposition, presence_from_masks
+from objectwise.data.clevr_like import ClevrLikeConfig
 from objectwise.data.multi_dsprites import MultiDspritesConfig
+from objectwise.rendering.primitives3d import Look
 from objectwise.studies.iodine_decomposition import PUBLISHED, SETS, IodineDecomposition, scores_by_step
+from objectwise.studies.iodine_generalization import SHIFTS, UNCHANGED, loss, shifted, worst_shift
 from objectwise.studies.study import Settings
 
 SMOKE = Settings("smoke")
@@ -114,3 +117,46 @@ def test_full_is_the_published_recipe() -> None:
         assert model.num_slots == SETS[trial.key.rpartition("-")[0]].slots
     for trial in IodineDecomposition().trials(Settings("quick", seeds=1)):
         assert trial.experiment.model.gradient_scale == 1.0 / trial.experiment.training.batch_size  # type: ignore[attr-defined]
+
+
+# -- generalization ---------------------------------------------------------------------------------------------------
+
+
+def test_a_shift_changes_one_thing_and_keeps_the_objects() -> None:
+    config = ClevrLikeConfig(image_size=16, eval_size=4, counts=(2,), look=Look(ambient=0.3))
+    usual = config.build()
+    images = usual.batch("test", np.arange(2)).images
+    assert shifted(config, UNCHANGED) == config
+    for name in SHIFTS:
+        found = shifted(config, name)
+        differing = {key for key, value in found.model_dump().items() if value != config.model_dump()[key]}
+        assert len(differing) == (name != UNCHANGED), name
+        if name in ("dimmer light", "no shadows", "one ray per pixel"):
+            batch = found.build().batch("test", np.arange(2))
+            assert torch.equal(batch.factors["color"], usual.batch("test", np.arange(2)).factors["color"])
+            assert not torch.equal(batch.images, images), name
+    assert shifted(config, "dimmer light").look == config.look.replaced(exposure=0.7)
+
+
+def test_generalization_tells_new_counts_more_slots_and_shifts(tmp_path: Path) -> None:
+    account = account_of("iodine-generalization", SMOKE, tmp_path, {})
+    clevr, flat = account.results["trials"]
+    assert [(row["objects"], row["slots"], row["trained"]) for row in clevr["counts"]] == [
+        (3, 7, True), (3, 11, True), (10, 7, False), (10, 11, False),
+    ]  # fmt: skip
+    assert [(row["objects"], row["slots"]) for row in flat["counts"]] == [(2, 4), (2, 6), (5, 4), (5, 6)]
+    assert list(clevr["shifts"]) == list(SHIFTS)
+    assert flat["shifts"] == {}
+    assert len(clevr["by_step"]["foreground_ari"]) == 21
+    assert all(len(record["counts"]) == 4 for record in account.results["trials"])
+
+
+def test_the_costliest_shift_is_the_one_with_the_lowest_score() -> None:
+    def record(**scores: float | None) -> dict[str, Any]:
+        return {"shifts": {name: {"foreground_ari": score} for name, score in scores.items()}}
+
+    found = record(**{UNCHANGED: 0.8, "no shadows": 0.7, "dimmer light": 0.2, "wider view": None})
+    assert worst_shift(found) == "dimmer light"
+    assert loss(found, "dimmer light") == pytest.approx(0.6)
+    assert worst_shift(record(**{UNCHANGED: None, "no shadows": 0.7})) is None
+    assert worst_shift(record()) is None

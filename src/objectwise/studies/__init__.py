@@ -25,6 +25,7 @@ STUDIES: dict[str, str] = {
     "disentanglement-metrics": "objectwise.studies.disentanglement_metrics:DisentanglementMetrics",
     "iterative-inference": "objectwise.studies.iterative_inference:IterativeInference",
     "iodine-decomposition": "objectwise.studies.iodine_decomposition:IodineDecomposition",
+    "iodine-generalization": "objectwise.studies.iodine_generalization:IodineGeneralization",
     "monet-two-shapes": "objectwise.studies.monet_two_shapes:MonetTwoShapes",
     "monet-decomposition": "objectwise.studies.monet_decomposition:MonetDecomposition",
     "monet-masks": "objectwise.studies.monet_masks:MonetMasks",
