@@ -208,7 +208,7 @@ class IodineGeneralization:
             for name, found in record["shifts"].items()
         ]
         text = (
-            "Held-out scenes of the numbers of objects of the training, drawn by the same laws with one thing about the rendering "
+            "Held-out scenes of the numbers of objects of the training, drawn by the same laws with one thing about rendering "
             "changed; nothing is trained again. The log of a public port suspects that such a shift breaks a trained model."
         )
         drawn = []
@@ -274,8 +274,8 @@ def by_count(model: Any, config: Any, counts: Sequence[int], limit: int) -> list
     return rows
 
 
-def shifted(config: ClevrLikeConfig, name: str) -> ClevrLikeConfig:
-    """The settings of the data with one of :data:`SHIFTS`."""
+def shifted(config: Any, name: str) -> Any:
+    """The settings of CLEVR-like data with one of :data:`SHIFTS`."""
     changes = dict(SHIFTS[name])
     look = changes.pop("look", None)
     if look is not None:
