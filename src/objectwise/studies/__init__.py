@@ -26,6 +26,8 @@ STUDIES: dict[str, str] = {
     "iterative-inference": "objectwise.studies.iterative_inference:IterativeInference",
     "iodine-decomposition": "objectwise.studies.iodine_decomposition:IodineDecomposition",
     "iodine-generalization": "objectwise.studies.iodine_generalization:IodineGeneralization",
+    "iodine-ablations": "objectwise.studies.iodine_ablations:IodineAblations",
+    "iodine-disentanglement": "objectwise.studies.iodine_disentanglement:IodineDisentanglement",
     "monet-two-shapes": "objectwise.studies.monet_two_shapes:MonetTwoShapes",
     "monet-decomposition": "objectwise.studies.monet_decomposition:MonetDecomposition",
     "monet-masks": "objectwise.studies.monet_masks:MonetMasks",
