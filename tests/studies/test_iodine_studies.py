@@ -12,11 +12,23 @@ import torch
 from test_studies import account_of, cells
 from torch import Tensor, nn
 
-from objectwise.core import Decomposition, presence_from_masks
+from objectwise.core import Decomposition, FactorSpec, presence_from_masks
 from objectwise.data.clevr_like import ClevrLikeConfig
 from objectwise.data.multi_dsprites import MultiDspritesConfig
+from objectwise.metrics.properties import matched_slots, property_data
 from objectwise.rendering.primitives3d import Look
+from objectwise.studies import named_study
+from objectwise.studies.iodine_ablations import BASE, QUICK, VARIANTS, differences
 from objectwise.studies.iodine_decomposition import PUBLISHED, SETS, IodineDecomposition, scores_by_step
+from objectwise.studies.iodine_disentanglement import (
+    KINDS,
+    RANGE,
+    Slots,
+    factor_classes,
+    latent_ranks,
+    recombined,
+    traversals,
+)
 from objectwise.studies.iodine_generalization import SHIFTS, UNCHANGED, loss, shifted, worst_shift
 from objectwise.studies.study import Settings
 
@@ -160,3 +172,106 @@ def test_the_costliest_shift_is_the_one_with_the_lowest_score() -> None:
     assert loss(found, "dimmer light") == pytest.approx(0.6)
     assert worst_shift(record(**{UNCHANGED: None, "no shadows": 0.7})) is None
     assert worst_shift(record()) is None
+
+
+# -- disentanglement --------------------------------------------------------------------------------------------------
+
+
+def known_slots(count: int = 3) -> Slots:
+    """Two objects an image; the second one of the first image cannot be seen. Slot 1 has the first, slot 0 the second."""
+    ids = torch.zeros(count, 4, 4, dtype=torch.long)
+    ids[:, 0], ids[:, 1] = 1, 2
+    ids[0, 1] = 0
+    masks = torch.stack([ids == 2, ids == 1, ids == 0], dim=1).float()
+    vectors = torch.arange(count * 3 * 2, dtype=torch.float32).view(count, 3, 2)
+    factors = {"x": torch.rand(count, 3), "shape": torch.tensor([[0, 1, 2]] * count)}
+    data = property_data(vectors, factors, ids, masks=masks)
+    return Slots(data, torch.ones(count, 3, 2), matched_slots(data))
+
+
+def test_objects_get_the_slot_of_their_mask_and_unseen_ones_none() -> None:
+    slots = known_slots()
+    assert slots.slot.tolist() == [[-1, 1, -1], [-1, 1, 0], [-1, 1, 0]]
+    image, entity, slot = slots.objects
+    assert (image.tolist(), entity.tolist(), slot.tolist()) == ([0, 1, 1, 2, 2], [1, 1, 2, 1, 2], [1, 1, 0, 1, 0])
+    assert slots.codes[0].tolist() == [[2, 3], [8, 9], [6, 7], [14, 15], [12, 13]]
+    specs = {"x": FactorSpec("share"), "shape": FactorSpec("class", "categorical", categories=("none", "a", "b"))}
+    classes, names = factor_classes(slots, specs)
+    assert names == ("x", "shape")
+    assert classes[:, 1].tolist() == [1, 1, 2, 1, 2]
+
+
+def test_latents_are_ranked_over_objects_and_against_the_prior() -> None:
+    slots = known_slots()
+    found = latent_ranks(slots, 4.0)
+    mean = slots.codes[0].double()
+    expected = 0.5 * ((mean.square() + 1.0) / 4.0 - 1.0 - np.log(0.25)).mean(dim=0)
+    np.testing.assert_allclose(found["kl"], expected)
+    np.testing.assert_allclose(found["variance"], mean.numpy().var(axis=0))
+
+
+class Sum(nn.Module):
+    """A scene is the sum of its slots: one pixel per latent."""
+
+    def decode(self, slots: Tensor, presence: Tensor | None = None) -> Any:
+        shares = torch.ones(slots.shape[:2]) if presence is None else presence
+        whole = (slots * shares.unsqueeze(2)).sum(dim=1)
+        return type("Drawn", (), {"reconstruction": whole[:, None, None, :]})()
+
+
+def test_one_latent_of_one_slot_moves() -> None:
+    moved = traversals(Sum(), torch.zeros(3, 2), 1)
+    assert moved.shape == (2, len(RANGE), 1, 1, 2)
+    np.testing.assert_allclose(moved[0, :, 0, 0, 0], np.clip(RANGE, 0.0, 1.0), atol=1e-6)
+    assert not moved[0, :, 0, 0, 1].any()
+
+
+def test_recombined_scenes_have_each_others_object() -> None:
+    slots = known_slots(4)
+    slots = replace(slots, data=replace(slots.data, slots=slots.data.slots / 100.0))
+    found = recombined(Sum(), sprites(8), slots, 8)
+    values = slots.data.slots
+    a, b = values[0], values[1]
+    first = {name: picture[0, 0, 0] for name, picture in found.items() if name not in ("A", "B")}
+    torch.testing.assert_close(first["A with\nB's object"], a.sum(dim=0) - a[1] + b[1])
+    torch.testing.assert_close(first["B with\nA's object"], b.sum(dim=0) - b[1] + a[1])
+    torch.testing.assert_close(first["A and\nB's object"], a.sum(dim=0) + b[1])
+    torch.testing.assert_close(first["A without\nits object"], a[0] + a[2])
+    assert len(found["A"]) == 2
+
+
+def test_disentanglement_reads_every_factor_with_both_heads(tmp_path: Path) -> None:
+    account = account_of("iodine-disentanglement", SMOKE, tmp_path, {})
+    sprites_record, clevr = account.results["trials"]
+    for record, names in ((sprites_record, KINDS["sprites"][1]), (clevr, KINDS["clevr"][1])):
+        assert all(set(found["factors"]) == set(names) for found in record["heads"].values())
+        assert 0.0 <= record["dci"]["informativeness"]["value"] <= 1.0
+        assert all(kl >= 0.0 for kl in record["latents"]["kl"])
+    assert sprites_record["dci"]["factors"] == ["shape", "scale", "x", "y", "color 0", "color 1", "color 2"]
+
+
+# -- ablations --------------------------------------------------------------------------------------------------------
+
+
+def test_one_part_changes_at_a_time() -> None:
+    trials = named_study("iodine-ablations").trials(SMOKE)
+    models: dict[str, Any] = {trial.group: trial.experiment.model.model_dump() for trial in trials}
+    assert set(models) == {BASE, *VARIANTS}
+    two = {"image and dL/dposterior alone": 1, "logistic, s 0.03": 2, "steps cut apart": 2}
+    for group, model in models.items():
+        differing = {name for name, value in model.items() if value != models[BASE][name]}
+        assert len(differing) == (0 if group == BASE else two.get(group, 1)), (group, differing)
+    assert set(QUICK) <= set(VARIANTS)
+
+
+def test_differences_are_of_the_same_seed() -> None:
+    def record(group: str, seed: int, ari: float | None, error: float) -> dict[str, Any]:
+        return {"group": group, "seed": seed, "foreground_ari": ari, "mse": error}
+
+    records = [record(BASE, 0, 0.9, 0.01), record(BASE, 1, 0.5, 0.02), record(BASE, 2, None, 0.03)]
+    records += [record("LSTM", 0, 0.6, 0.04), record("LSTM", 1, 0.7, 0.01), record("LSTM", 2, 0.1, 0.03)]
+    (found,) = differences(records)
+    assert found["foreground_ari"]["differences"] == pytest.approx([0.3, -0.2])
+    assert (found["worse"], found["seeds"], found["about"]) == (1, 2, "update")
+    assert found["mse"]["median"] == pytest.approx(0.0)
+    assert found["mse"]["differences"] == pytest.approx([0.03, -0.01, 0.0])
