@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_studies import account_of, cells
+from test_studies import account_of, cells, fake_run
 from torch import Tensor, nn
 
 from objectwise.core import Decomposition, FactorSpec, presence_from_masks
@@ -275,3 +275,16 @@ def test_differences_are_of_the_same_seed() -> None:
     assert (found["worse"], found["seeds"], found["about"]) == (1, 2, "update")
     assert found["mse"]["median"] == pytest.approx(0.0)
     assert found["mse"]["differences"] == pytest.approx([0.03, -0.01, 0.0])
+
+
+def test_ablations_tell_every_seed_and_what_each_part_is_about(tmp_path: Path) -> None:
+    study = named_study("iodine-ablations")
+    chosen = (BASE, "without the image", "LSTM")
+    trials = [trial for trial in study.trials(SMOKE) if trial.group in chosen]
+    runs = {trial.key: tmp_path / trial.key for trial in trials}
+    for trial in trials:
+        fake_run(trial, runs[trial.key], [0.4, 0.5])
+    account = study.account(SMOKE, runs, trials)
+    assert [record["group"] for record in account.results["trials"]] == list(chosen)
+    assert [row[:2] for row in cells(account)[:2]] == [["inputs", "without the image"], ["update", "LSTM"]]
+    assert all(len(record["by_step"]["mse"]) == 3 for record in account.results["trials"])
