@@ -81,7 +81,8 @@ def test_models_fit_their_data(name: str) -> None:
 def test_quick_studies_keep_to_two_hours() -> None:
     """A rough law: 50 ms a step for AIR, 37 for others, 2.8 times that for VIMCO, half a minute a trial, two at a time.
 
-    MONet's small network takes 0.2 s per slot at 64×64 on one core, its component VAE alone half of that.
+    MONet's small network takes 0.2 s per slot at 64×64 on one core, its component VAE alone half of that. For IODINE see
+    :func:`iodine_seconds`.
     """
     for name in STUDIES:
         seconds = 0.0
@@ -97,8 +98,19 @@ def test_quick_studies_keep_to_two_hours() -> None:
                 _, height, width = trial.experiment.build_data().image_shape
                 slots = getattr(model, "num_slots", 5) * (0.5 if name == "monet-masks" else 1.0)
                 step = 0.2 * slots * height * width / 64**2
+            if hasattr(model, "refinement_steps"):
+                step = iodine_seconds(trial)
             seconds += 30.0 + step * trial.experiment.training.max_steps
         assert seconds / 2 <= 100 * 60, f"{name}: {seconds / 120:.0f} minutes"
+
+
+def iodine_seconds(trial: Trial) -> float:
+    """Of a training step on one core: 1.5 s for 4 images of 64×64, 7 slots, 5 steps and 64 feature maps, then by the work."""
+    model: Any = trial.experiment.model
+    _, height, width = trial.experiment.build_data().image_shape
+    work = trial.experiment.training.batch_size * model.num_slots * (model.refinement_steps + 1) * height * width
+    maps = (model.decoder_widths[0] * model.decoder_kernel / (64 * 3)) ** 2
+    return 0.05 + 1.5 * maps * work / (4 * 7 * 6 * 64 * 64)
 
 
 def test_an_unknown_study_is_refused_with_the_nearest() -> None:
