@@ -404,7 +404,7 @@ def test_impossible_settings(values: dict[str, Any], words: str) -> None:
 
 def test_flags_take_each_others_place() -> None:
     base = experiment_from(["beta-vae-balls"])
-    assert (base.model.beta, base.model.beta_norm) == (4.0, None)  # type: ignore[attr-defined]
+    assert (base.model.beta, base.model.beta_norm) == (8.0, None)  # type: ignore[attr-defined]
     normed = experiment_from(["beta-vae-balls", "--model.beta-norm", "0.02", "--training.max-steps", "7"])
     assert (normed.model.beta, normed.model.beta_norm) == (None, 0.02)  # type: ignore[attr-defined]
     assert normed.training.max_steps == 7
