@@ -31,7 +31,7 @@ from objectwise.training.allocator import keep_freed_memory
 from objectwise.training.precision import hardware_class, resolve_precision
 
 STEPS, WARMUP, ROUNDS = 12, 4, 2
-RECIPES = {"fc_32": "beta-vae-balls", "conv_64": "beta-vae-dsprites"}
+RECIPES = {"fc_32": ("beta-vae-balls", "faithful"), "conv_64": ("beta-vae-dsprites", "tuned")}
 GOALS = {"fc_32": 2.0, "conv_64": 1.8}
 
 
@@ -51,7 +51,8 @@ def measure(name: str, kind: str, threads: int) -> dict[str, float]:
     if not keep_freed_memory():
         raise SystemExit("the C library is not glibc")
     torch.manual_seed(0)
-    experiment = recipe(RECIPES[name])
+    name, preset = RECIPES[name]
+    experiment = recipe(name, preset=preset)
     data = experiment.build_data()
     model: BetaVAE = experiment.resolved(data).build_model()
     precision = resolve_precision("auto", "cpu") if kind == "auto" else "float32"

@@ -68,7 +68,7 @@ def test_traversals_by_given_order_with_the_encoded_picture_and_what_is_left_out
     assert len(cells) == 7
     assert pixels(cells[0])[0, 0, 0] == pytest.approx(0.6)
     assert pixels(cells[6]).mean() == pytest.approx(0.25)
-    assert words(figure)[-2:] == ["encoded", "1 latents with larger σ are not shown"]
+    assert words(figure)[-2:] == ["encoded", "1 more latents are not shown"]
     for bad in (traversed()[:2], traversed()[:, :2], traversed()[:, :, 0]):
         with pytest.raises(UserError, match="traversals need images"):
             figures.traversal_figure(bad, STOPS, STDS)

@@ -404,7 +404,7 @@ def test_impossible_settings(values: dict[str, Any], words: str) -> None:
 
 def test_flags_take_each_others_place() -> None:
     base = experiment_from(["beta-vae-balls"])
-    assert (base.model.beta, base.model.beta_norm) == (4.0, None)  # type: ignore[attr-defined]
+    assert (base.model.beta, base.model.beta_norm) == (8.0, None)  # type: ignore[attr-defined]
     normed = experiment_from(["beta-vae-balls", "--model.beta-norm", "0.02", "--training.max-steps", "7"])
     assert (normed.model.beta, normed.model.beta_norm) == (None, 0.02)  # type: ignore[attr-defined]
     assert normed.training.max_steps == 7
@@ -450,15 +450,17 @@ def test_a_collapsed_or_freely_falling_kl_is_told_apart() -> None:
 
 def test_recipes_and_table(tmp_path: Path) -> None:
     assert model_class("beta_vae") is BetaVAE
-    for preset, architecture, rate in (("faithful", "fc", 5e-5), ("faithful", "conv", 1e-3), ("corrected", "fc", 5e-4)):
+    for preset, architecture, rate in (("faithful", "fc", 5e-5), ("faithful", "conv", 1e-3), ("corrected", "fc", 1e-3)):
         from objectwise.recipes.beta_vae import beta_vae_balls
 
         experiment = beta_vae_balls(preset, architecture=architecture, balls=2)  # type: ignore[arg-type]
         assert experiment.training.learning_rate == rate
-        assert experiment.training.batch_size == 128
+        assert experiment.training.batch_size == (128 if preset == "faithful" else 64)
         assert experiment.data.mode == preset  # type: ignore[attr-defined]
         resolved = experiment.resolved(experiment.build_data())
         assert isinstance(resolved.build_model(), BetaVAE)
+    assert recipe("beta-vae-balls").model.architecture == "conv64"  # type: ignore[attr-defined]
+    assert recipe("beta-vae-balls", preset="faithful").model.architecture == "fc"  # type: ignore[attr-defined]
     paper = recipe("beta-vae-dsprites", preset="paper")
     assert (paper.training.optimizer, paper.training.learning_rate) == ("adagrad", 1e-2)
     assert paper.model.architecture == "paper_fc"  # type: ignore[attr-defined]

@@ -207,7 +207,7 @@ def test_the_account_of_balls_counts_fresh_seeds_of_the_chosen_value(
     assert "15 of 18 runs reconstruct" in account.summary
     band, judged = account.sections[:2]
     assert band.table is not None
-    assert [row[0] for row in band.table.rows] == ["0.02", "0.04 (chosen)", "0.08"]
+    assert [row[0] for row in band.table.rows] == ["0.025", "0.05 (chosen)", "0.1"]
     assert [(row[2], row[5]) for row in band.table.rows] == [
         ("0 of 2", "5 of 5"),
         ("2 of 2", "4 of 5"),
@@ -377,7 +377,7 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
         return Codes(means, stds, {"x": np.arange(4)}, np.arange(4)[:, None])
 
     def scored(*_: Any, **settings: Any) -> dict[str, CodeScore]:
-        assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 100)
+        assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 50)
         trial = next(t for t in trials if t.key == asked[-1])
         value = gaps[trial.group] + 0.01 * trial.experiment.seed
         others = ("mig_four_factors_without_shape", "mig_sampled_codes", "beta_vae_2017_four_factors_without_shape")

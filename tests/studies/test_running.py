@@ -183,6 +183,7 @@ def test_a_failure_stops_the_others(work: Workplace) -> None:
 def test_an_interrupted_study_stops_its_trials_and_goes_on_later(work: Workplace, number: signal.Signals) -> None:
     work.plan(second="hang")
     before = signal.getsignal(signal.SIGTERM)
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with Ctrl-C ignored
 
     def interrupt() -> None:
         end = time.monotonic() + 30.0
@@ -199,6 +200,7 @@ def test_an_interrupted_study_stops_its_trials_and_goes_on_later(work: Workplace
     assert not any(alive(int(call[3])) for call in work.calls), "no trial goes on without its study"
     work.plan()
     assert work.go()["resumed"] == {"first": False, "second": True}
+    signal.signal(signal.SIGINT, ctrl_c)
 
 
 def test_folders_of_others_are_refused(work: Workplace) -> None:

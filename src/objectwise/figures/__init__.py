@@ -27,6 +27,7 @@ from objectwise.figures.seeds import seeds_figure
 from objectwise.figures.slots import slots_figure
 from objectwise.figures.steps import steps_figure
 from objectwise.figures.style import figure_png, figure_rgb
+from objectwise.figures.swaps import swaps_figure
 from objectwise.figures.visual_concepts import (
     beta_size_map_figure,
     density_figure,
@@ -67,6 +68,7 @@ __all__ = [
     "seeds_figure",
     "slots_figure",
     "steps_figure",
+    "swaps_figure",
     "traversal_figure",
     "worst_rows",
     "write_report",

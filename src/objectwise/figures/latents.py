@@ -79,7 +79,8 @@ def traversal_figure(
             (left - 0.02) / width, 1.0 - 0.44 / height, "encoded", ha="right", va="center", size=8, color=style.MUTED
         )
     if len(rows) > len(shown):
-        left_out = f"{len(rows) - len(shown)} latents with larger σ are not shown"
+        which = "latents with larger σ" if order is None else "more latents"
+        left_out = f"{len(rows) - len(shown)} {which} are not shown"
         figure.text(left / width, 0.08 / height, left_out, size=8, color=style.MUTED)
     return style.settled(figure)
 

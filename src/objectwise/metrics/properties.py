@@ -169,6 +169,22 @@ def property_data(
     return PropertyData(codes, values, selected, similarity)
 
 
+def matched_slots(data: PropertyData) -> Tensor:
+    """The slot of each selected object by masks, one to one: (B, E) int64; −1 for objects without one and for all others.
+
+    Args:
+        data: with similarities.
+
+    Raises:
+        UserError: without them.
+    """
+    if data.similarity is None:
+        raise UserError("matching by masks needs masks; give them to property_data")
+    chosen = _with_mask_matching(data).similarity
+    assert chosen is not None
+    return torch.where(chosen.any(dim=2), chosen.argmax(dim=2), -1)
+
+
 def predict_properties(
     train: PropertyData,
     val: PropertyData,

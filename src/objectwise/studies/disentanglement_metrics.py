@@ -70,7 +70,7 @@ class _Scale(NamedTuple):
 
 _SCALES = {
     "smoke": _Scale(10, 1, 0, 100, 3),
-    "quick": _Scale(10_000, 3, 1, 5_000, 100),
+    "quick": _Scale(8_000, 3, 1, 5_000, 50),
     "full": _Scale(300_000, 5, 2, 5_000, 100),
 }
 
