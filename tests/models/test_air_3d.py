@@ -55,6 +55,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"identity": "collapsed", "num_steps": 3, "estimator": "collapsed"},
     {"gradient": "evolution", "camera": "inferred", "num_steps": 2, "attention": True},
     {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
+    {"num_steps": 3, "attention": True, "residual": True},
+    {"num_steps": 2, "attention": True, "residual": True, "camera": "inferred"},
 ]
 
 
@@ -239,6 +241,29 @@ def test_attention_finds_an_object_before_any_training() -> None:
     images = Tabletop(look)(table_scene(torch.tensor([[0], [1], [2], [1]]), pose, look)).float()
     _, chain = model.infer(images, None)
     assert (model.pose(chain[0].mean)[:, :2] - place).norm(dim=1).max() < 0.3
+
+
+def test_of_objects_alike_every_step_looks_at_one_that_is_not_explained_yet() -> None:
+    torch.manual_seed(0)
+    model = AIR3D(AIR3DConfig(image_shape=(3, 32, 32), num_steps=3, attention=True, residual=True, camera="inferred"))
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.camera_head.weight.zero_()
+        model.head.bias[-2] = 5.0  # a sphere
+    place = torch.tensor([[-0.9, 0.2], [0.8, -0.7], [0.5, 0.9]])
+    look = model.look.replaced(backend="torch")
+    pose = torch.cat([place, torch.zeros(3, 1)], dim=1).unsqueeze(0)
+    images = Tabletop(look)(table_scene(torch.ones(1, 3, dtype=torch.int64), pose, look)).float()
+    _, chain = model.infer(images, None)
+    found = torch.cat([model.pose(step.mean)[:, :2] for step in chain])
+    nearest = (found.unsqueeze(1) - place).norm(dim=2).min(dim=1)
+    assert sorted(nearest.indices.tolist()) == [0, 1, 2]
+    assert nearest.values.max() < 0.25
+
+
+def test_residuals_need_attention() -> None:
+    with pytest.raises(ValueError, match="residual needs attention"):
+        AIR3DConfig(residual=True)
 
 
 def test_the_yaw_is_never_spread_wider_than_allowed() -> None:

@@ -32,8 +32,8 @@ A renderer of one's own: a subclass that overrides :meth:`AIR3D.build_renderer`;
 
 Departures from the paper, which says little about this part: the count is summed, not sampled (``estimator="score"`` samples it);
 objects stand upright on the table, so that a rotation is one angle; kinds have fixed sizes and colours; a position is
-extent · erf(u / √2) and u ~ N(0, 1), which makes it uniform; positions may come from attention
-(:mod:`objectwise.models.air_3d_attention`); the yaw is an unwrapped real number with a wide normal prior, whose
+extent · erf(u / √2) and u ~ N(0, 1), which makes it uniform; positions may come from attention, also to what the objects before
+leave unexplained (:mod:`objectwise.models.air_3d_attention`); the yaw is an unwrapped real number with a wide normal prior, whose
 posterior mean is the direction of a vector that the network gives; networks, sizes, σ and p(n) are ours.
 """
 
@@ -145,6 +145,8 @@ class AIR3DConfig(Config):
     """Width of the LSTM."""
     attention: bool = False
     """Whether positions are relative to a place that each step looks at."""
+    residual: bool = False
+    """Whether attention looks at what the objects before leave unexplained, as DAIR does; needs attention."""
     attention_maps: int = Field(16, ge=1)
     """Features of attention's map."""
     window: int = Field(12, ge=4, le=1024)
@@ -168,6 +170,8 @@ class AIR3DConfig(Config):
             raise ValueError(
                 f"enumeration of {kinds}^{self.num_steps} combinations of kinds is too much; use identity local-expectation"
             )
+        if self.residual and not self.attention:
+            raise ValueError("residual needs attention")
         if self.estimator == "collapsed" and self.identity not in ("enumeration", "collapsed"):
             raise ValueError(f"estimator collapsed needs identity enumeration or collapsed, not {self.identity}")
         if self.gradient == "autograd" and self.scene.family != "primitives":
@@ -247,7 +251,9 @@ class AIR3D(SceneModel):
         kinds = len(self.look.kinds)
         self.recurrent = nn.LSTMCell(config.embedding_size + 4 + kinds, config.hidden_size)
         self.attention = (
-            Attention(self.look, config.hidden_size, config.attention_maps, config.window, config.window_size)
+            Attention(
+                self.look, config.hidden_size, config.attention_maps, config.window, config.window_size, config.residual
+            )
             if config.attention
             else None
         )
@@ -319,7 +325,7 @@ class AIR3D(SceneModel):
         # own first.
         picture = (images - self.empty) / _CONTRAST
         embedding = self.trunk(picture)
-        seen = None if self.attention is None else self.attention.see(picture)
+        seen = None if self.attention is None or self.config.residual else self.attention.see(picture)
         with float32_island(images.device):
             embedding = embedding.float()
             view = self._see(embedding, generator)
@@ -329,6 +335,8 @@ class AIR3D(SceneModel):
             for _ in range(self.config.num_steps):
                 state = self.recurrent(torch.cat([embedding, previous], dim=1), state)
                 hidden, place = state[0], None
+                if self.attention is not None and self.config.residual:
+                    seen = self.attention.see(picture, self._unexplained(images, view, chain) / _CONTRAST)
                 if self.attention is not None and seen is not None:
                     where, what = self.attention(seen, hidden)
                     hidden, place = torch.cat([hidden, what], dim=1), self._placed(where, view.camera)
@@ -339,6 +347,18 @@ class AIR3D(SceneModel):
                 previous = torch.cat([place, yaw.cos(), yaw.sin(), found.kinds.exp()], dim=1)
                 chain.append(found)
         return view, chain
+
+    @torch.no_grad()
+    def _unexplained(self, images: Tensor, view: View, chain: list[Step]) -> Tensor:
+        """(B, C, H, W) the images less the scene that was found so far, each object as its most probable kind."""
+        if not chain and self.config.camera == "fixed":
+            return images - self.empty
+        latents = [found.latent for found in chain] or [images.new_zeros(len(images), 3)]
+        kinds = [found.kinds.argmax(dim=1) for found in chain] or [torch.zeros(len(images), dtype=torch.int64)]
+        kind = torch.stack(kinds, dim=1).to(images.device)
+        present = torch.full_like(kind, bool(chain), dtype=torch.bool)
+        scene = TableScene(kind, self.pose(torch.stack(latents, dim=1)), present, view.camera)
+        return images - self.renderer(scene).to(images)
 
     def _see(self, embedding: Tensor, generator: torch.Generator | None) -> View:
         if self.config.camera == "fixed":

@@ -11,6 +11,11 @@ state. A window about (column, row), read from the picture as in AIR (Eslami et 
 
 Attention that is the expectation of a place under a map: Levine et al., "End-to-End Training of Deep Visuomotor Policies", 2016.
 A departure from the paper's 3D experiments, whose network is not described.
+
+With ``residual`` a step looks at what the objects before it leave unexplained, x − R(z_<i, k_<i), as DAIR does in two dimensions
+(the paper's appendix): d is how much of that is left, averaged over the size of an object's core, the map is kept to the
+neighbourhood of its largest value, so that of two objects alike one is looked at and not the place between them, and the window
+shows the residual beside the picture. The residual is not differentiated: its part of the gradient of earlier steps is left out.
 """
 
 from __future__ import annotations
@@ -27,13 +32,15 @@ from objectwise.rendering.tabletop import TabletopConfig, camera_frame
 
 _STRIDE = 2
 """Pixels per cell of the map, along each side."""
+_NEIGHBOURHOOD = 0.15
+"""Standard deviation of the neighbourhood that a map of residuals is kept to, in sides of the window."""
 
 
 class Seen(NamedTuple):
-    """What the steps look at, made once per picture.
+    """What the steps look at, made once per picture, or with residuals once per step.
 
     Attributes:
-        picture: (B, C, H, W) the input.
+        picture: (B, C, H, W) the input, or (B, 2C, H, W) with the residual.
         features: (B, F, P) of the P cells.
         difference: (B, P) how much the cells differ from the empty table, ≥ 0.
         places: (P, 2) column and row of the cells' middles in pixels.
@@ -54,14 +61,18 @@ class Attention(nn.Module):
         maps: F, features of the map.
         window: side of the window in pixels.
         size: width of what is said about the window.
+        residual: whether pictures come with residuals.
     """
 
-    def __init__(self, look: TabletopConfig, state: int, maps: int, window: int, size: int) -> None:
+    def __init__(
+        self, look: TabletopConfig, state: int, maps: int, window: int, size: int, residual: bool = False
+    ) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.residual = window, residual
+        channels = look.channels * (2 if residual else 1)
         # A last bias would shift all cells alike, which the map does not show.
         self.features = nn.Sequential(
-            nn.Conv2d(look.channels, maps, 5, stride=_STRIDE, padding=2),
+            nn.Conv2d(channels, maps, 5, stride=_STRIDE, padding=2),
             nn.ReLU(),
             nn.Conv2d(maps, maps, 3, padding=1, bias=False),
         )
@@ -69,7 +80,7 @@ class Attention(nn.Module):
         self.strength = nn.Parameter(torch.tensor(2.0))
         cells = -(-window // 4)
         self.what = nn.Sequential(
-            nn.Conv2d(look.channels, 32, 3, stride=2, padding=1),
+            nn.Conv2d(channels, 32, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 32, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -80,17 +91,21 @@ class Attention(nn.Module):
         nn.init.normal_(self.query.weight, std=0.02)
         nn.init.zeros_(self.query.bias)
 
-    def see(self, picture: Tensor) -> Seen:
-        """What the steps share.
+    def see(self, picture: Tensor, residual: Tensor | None = None) -> Seen:
+        """What the steps share, or with residuals what one step sees.
 
         Args:
             picture: (B, C, H, W), zero where it is that of the empty table.
+            residual: (B, C, H, W), zero where nothing is left to explain; None: without.
         """
+        left = picture if residual is None else residual
+        if residual is not None:
+            picture = torch.cat([picture, residual], dim=1)
         features = self.features(picture)
         with float32_island(picture.device):
-            difference = nn.functional.avg_pool2d(
-                picture.float().abs().sum(dim=1, keepdim=True), _STRIDE, ceil_mode=True
-            )
+            difference = nn.functional.avg_pool2d(left.float().abs().sum(dim=1, keepdim=True), _STRIDE, ceil_mode=True)
+            if residual is not None:
+                difference = nn.functional.avg_pool2d(difference, 3, stride=1, padding=1)
             row, column = (
                 (torch.arange(length, device=picture.device) + 0.5) * _STRIDE for length in features.shape[-2:]
             )
@@ -100,7 +115,12 @@ class Attention(nn.Module):
     def weights(self, seen: Seen, state: Tensor) -> Tensor:
         """(B, P) the map: positive, sums to 1; ``state`` is (B, state)."""
         match = torch.einsum("bf,bfp->bp", self.query(state), seen.features) / math.sqrt(seen.features.shape[1])
-        return (self.strength * seen.difference + match).softmax(dim=1)
+        logits = self.strength * seen.difference + match
+        if self.residual:
+            peak = seen.places[logits.argmax(dim=1)]
+            distance = (seen.places - peak.unsqueeze(1)).square().sum(dim=2)
+            logits = logits - distance / (2.0 * (_NEIGHBOURHOOD * self.window) ** 2)
+        return logits.softmax(dim=1)
 
     def forward(self, seen: Seen, state: Tensor) -> tuple[Tensor, Tensor]:
         """Column and row (B, 2) of the place that is looked at, in pixels, and (B, size) what is seen about it."""

@@ -8,17 +8,17 @@ from objectwise.core import UserError
 from objectwise.recipes.experiment import Experiment
 
 _TRAINING = {
-    "max_steps": 20_000,
-    "learning_rate": 5e-4,
+    "max_steps": 5_000,
+    "learning_rate": 1e-3,
     "schedule": "cosine",
     "gradient_clip": 1000.0,
     "validate_every": 500,
 }
 
-_START = {"blur_start": 1.0}
-"""Slow waves first: they draw objects to their places from afar."""
-_COUNT = {"count_prior_start": 1e60, "count_prior_steps": 5_000}
-"""Objects are switched off last."""
+_SIGHT = {"attention": True, "window": 16, "rotation_spread": 0.15, "pose_std": 0.2, "blur_start": 1.0}
+"""Steps that attend to a place; yaws that are never spread so wide that they leave no gradient; slow waves first."""
+_COUNT = {"count_prior_start": 1e20, "count_prior_steps": 200}
+"""No object is switched off before the network knows where to put it, which takes some hundred steps."""
 
 
 def air_3d_single() -> Experiment:
@@ -34,13 +34,9 @@ def air_3d_single() -> Experiment:
         model={
             "num_steps": 1,
             "identity": "collapsed",
-            "attention": True,
-            "window": 16,
             "rotation_fold": 4,
-            "rotation_spread": 0.15,
-            "pose_std": 0.2,
             "count_prior": 1e100,
-            "blur_start": 1.0,
+            **_SIGHT,
             "blur_steps": 300,
         },
         training=_TRAINING,
@@ -50,12 +46,13 @@ def air_3d_single() -> Experiment:
 def air_3d_table(preset: str = "primitives") -> Experiment:
     """AIR in 3D on none to three objects on a table, 32×32; presets: primitives, tableware, camera (inferred as well).
 
-    Three steps, the count summed exactly, kinds by local expectation, central finite differences.
+    Three steps, each of which attends to what those before it leave unexplained; the count summed exactly, kinds by local
+    expectation, central finite differences.
     """
     presets: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "primitives": ({}, {}),
+        "primitives": ({"rotation_fold": 4}, {}),
         "tableware": ({"scene": {"family": "tableware"}}, {"renderer": {"family": "tableware", "samples": 4}}),
-        "camera": ({"camera": "inferred"}, {"camera": "varied"}),
+        "camera": ({"rotation_fold": 4, "camera": "inferred"}, {"camera": "varied"}),
     }
     if preset not in presets:
         raise UserError(f"air-3d-table has no preset '{preset}'; there are {', '.join(presets)}")
@@ -64,7 +61,7 @@ def air_3d_table(preset: str = "primitives") -> Experiment:
         "air-3d-table",
         "air_3d",
         "air_3d_table",
-        model={"num_steps": 3, **_START, **_COUNT, **model},
+        model={"num_steps": 3, "residual": True, **_SIGHT, "blur_steps": 200, **_COUNT, **model},
         data=data,
         training=_TRAINING,
     )
