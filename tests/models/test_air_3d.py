@@ -55,6 +55,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"identity": "collapsed", "num_steps": 3, "estimator": "collapsed"},
     {"gradient": "evolution", "camera": "inferred", "num_steps": 2, "attention": True},
     {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
+    {"identity": "collapsed", "num_steps": 1},
+    {"identity": "enumeration", "num_steps": 1, "attention": True},
 ]
 
 
@@ -63,6 +65,16 @@ def test_contract(settings: dict[str, Any]) -> None:
     if settings.get("gradient") != "autograd" and not numba_is_there():
         pytest.skip("slow without numba")
     check_model(tiny((1, 9, 14), **settings))
+
+
+def test_one_step_can_become_more() -> None:
+    """The recurrence, which a single step does not train, is there and is trained with more steps."""
+    one = tiny(num_steps=1, scene=TabletopConfig(backend="torch"))
+    more = one.reconfigured(num_steps=2)
+    assert not one.recurrent.weight_hh.requires_grad
+    assert more.recurrent.weight_hh.requires_grad
+    images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(more.infer(images, None)[1][0].mean, one.infer(images, None)[1][0].mean)
 
 
 class BlackBoxAIR(AIR3D):
@@ -318,6 +330,8 @@ def test_the_scene_in_words_and_from_elsewhere() -> None:
     rows = model.describe(found)
     assert [row["count"] for row in rows] == found.counts().tolist()
     scene = model.scene(found.slots)
+    torch.testing.assert_close(found.factors["yaw"][:, 1:], scene.pose[:, :, 2])
+    torch.testing.assert_close(found.factors["kind"][:, 1:], scene.kind)
     first = rows[0]["objects"][0]
     assert first["kind"] == model.look.kinds[int(scene.kind[0, 0])].name
     assert first["x"] == pytest.approx(scene.pose[0, 0, 0].item(), abs=1e-3)
