@@ -43,7 +43,7 @@ def air_3d_single() -> Experiment:
             "blur_start": 1.0,
             "blur_steps": 300,
         },
-        training=_TRAINING,
+        training={**_TRAINING, "max_steps": 2_000, "learning_rate": 1e-3},
     )
 
 
