@@ -375,6 +375,25 @@ def test_order_matters_only_to_the_fixed_one() -> None:
         assert in_order(truth).present[row, :n].all()
 
 
+def test_yaws_as_vectors_and_as_angles() -> None:
+    """The part of the loss that is about the yaw, by hand: 2 − 2 cos and the square of the wrapped difference."""
+    model = tiny(num_steps=1, scene=TabletopConfig(backend="torch"))
+    images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    yaw = model.pose(model.infer(images, None)[1][0].latent)[:, 2].detach()
+    kind, place = torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, 2)
+    away = torch.tensor([0.3, 2.0])  # then 2π are added, which changes nothing
+    scenes = [
+        table_scene(kind, torch.cat([place, (yaw + turn).view(2, 1, 1)], dim=2), model.look)
+        for turn in (torch.zeros(2), away + 2.0 * math.pi)
+    ]
+    vector, angle = ([supervised_loss(model, images, s, "fixed", t) for s in scenes] for t in ("vector", "angle"))  # type: ignore[arg-type]
+    torch.testing.assert_close(vector[1] - vector[0], 2.0 - 2.0 * away.cos(), atol=1e-4, rtol=0)
+    wrapped = torch.remainder(yaw + away + math.pi, 2.0 * math.pi) - math.pi
+    start = torch.remainder(yaw + math.pi, 2.0 * math.pi) - math.pi
+    torch.testing.assert_close(angle[1] - angle[0], (yaw - wrapped) ** 2 - (yaw - start) ** 2, atol=1e-4, rtol=0)
+    assert (wrapped.abs() <= math.pi).all()
+
+
 def test_the_supervised_network_learns_from_labels() -> None:
     model = tiny(num_steps=1, scene=TabletopConfig(backend="torch"), likelihood_std=0.3)
     data = SingleObjectConfig(renderer=TabletopConfig(height=12, width=12, backend="torch")).build()

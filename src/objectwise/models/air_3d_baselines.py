@@ -2,8 +2,8 @@
 
 The supervised network is AIR3D's own inference network, run at its means; its loss knows the true scenes. ``fixed`` order makes
 step i give object i of a sorted list (by kind, then from left to right); ``matched`` pairs steps and objects by the Hungarian
-method. The count is the unary chain of presences in both. A yaw is learned as a ``vector`` (cos, sin) or as an ``angle``, radians;
-a cube looks the same at four of them, whose mean is none of them.
+method. The count is the unary chain of presences in both. A yaw is learned as a ``vector`` (cos, sin) or as an ``angle`` in
+radians; a cube looks the same at four of them, whose mean is none of them.
 
 Direct optimisation starts from random scenes, several per image, and follows the same black-box gradient of the same squared
 error by Adam; the best of the restarts counts.

@@ -113,10 +113,11 @@ class Air3dTable:
         self, trial: Trial, run: Path, name: str, network: AIR3D, dataset: TableScenes, scored: Scored
     ) -> dict[str, Any]:
         size = len(scored.mse)
+        source: Any = dataset
         truth = dataset.scene("test", np.arange(size))
         parts = split_scenes(truth.kind.numpy(), truth.present.numpy())
         found = np.concatenate(
-            [out.counts().numpy() for _, out in decompositions(network, dataset, "test", np.arange(size))]
+            [out.counts().numpy() for _, out in decompositions(network, source, "test", np.arange(size))]
         )
         counts = count_scores(truth.present.sum(dim=1).numpy(), found)
         record = {
@@ -155,11 +156,12 @@ class Air3dTable:
                 ]
             )
         text = (
-            "Held-out scenes of none to three objects. Count: share of scenes whose number is right. Class F1: objects are matched "
-            "with true ones; a hit has the right class and is within 10 % of the table's range of positions. Position error: mean "
-            "distance of matched objects as a share of that range. Rotation: median up to symmetry, of kinds that can be seen to "
-            "turn. Supervised: the same network, as many steps on the same scenes with their labels; in a fixed order, step i is to "
-            "give object i of a list sorted by kind and place, or steps and objects are matched first."
+            "Held-out scenes of none to three objects. Count: share of scenes whose number is right. Class F1: objects are "
+            "matched with true ones; a hit has the right class and is within 10 % of the table's range of positions. "
+            "Position error: mean distance of matched objects as a share of that range. Rotation: median up to symmetry, of "
+            "kinds that can be seen to turn. Supervised: the same network, as many steps on the same scenes with their "
+            "labels; in a fixed order, step i is to give object i of a list sorted by kind and place, or steps and objects "
+            "are matched first."
         )
         cameras = [
             f"seed {record['seed']}: {record['camera_error_degrees'][0]:.2f}° and {record['camera_error_degrees'][1]:.2f}°"
@@ -191,8 +193,8 @@ class Air3dTable:
         told = ", ".join("-" if one["f1"] is None else f"{one['f1']:+.1f}" for one in points)
         counted = ", ".join("-" if one["count"] is None else f"{one['count']:+.1f}" for one in points)
         text = (
-            f"Where a kind is repeated, the order of a list says little about which object a step is to give. AIR less the supervised "
-            f"network with fixed order there, in points, a number per seed: class F1 {told}; count {counted}."
+            "Where a kind is repeated, the order of a list says little about which object a step is to give. AIR less the "
+            f"supervised network with fixed order there, in points, a number per seed: class F1 {told}; count {counted}."
         )
         drawn = []
         for quantity, label in (("f1", "class F1"), ("count_accuracy", "count accuracy")):
@@ -250,8 +252,9 @@ def split_scenes(kind: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]
 def camera_errors(model: AIR3D, dataset: TableScenes, limit: int) -> list[float]:
     """Mean absolute error of azimuth and elevation, degrees, over the first test scenes."""
     rows = np.arange(limit)
+    source: Any = dataset
     truth = dataset.scene("test", rows).camera
-    found = torch.cat([model.scene(out.slots).camera for _, out in decompositions(model, dataset, "test", rows)])
+    found = torch.cat([model.scene(out.slots).camera for _, out in decompositions(model, source, "test", rows)])
     return [float(error) for error in torch.rad2deg((found.double() - truth.double()).abs()).mean(dim=0)]
 
 
@@ -281,6 +284,6 @@ def summary_text(records: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"{group}: count {count}, class F1 {f1}")
     lead = ", ".join("-" if one["f1"] is None else f"{one['f1']:+.1f}" for one in points_over_fixed(records))
     return (
-        f"A number per seed. AIR without labels: {'; '.join(parts)}. Class F1 over the supervised network with fixed order where a "
-        f"kind is repeated: {lead} points."
+        f"A number per seed. AIR without labels: {'; '.join(parts)}. Class F1 over the supervised network with fixed order "
+        f"where a kind is repeated: {lead} points."
     )

@@ -1,10 +1,10 @@
 """How good each estimator's gradient through the renderer is, and what it costs.
 
-Scenes of one object that is seen whole; the target is the same object a little displaced and turned. The exact gradient is that of
-pictures with 32×32 rays per pixel, by central differences of less than a tenth of a pixel: good to 1 % for spheres and cylinders
-and to 3 % for cubes, by comparison with 192×192 rays. Spheres are the smooth scenes: nothing about them is a straight edge, whose
-crossing of a column of pixels is a kink of the error. Yaws are measured by how far they move an outline, so that x, y and yaw
-count alike.
+Scenes of one object that is seen whole; the target is the same object a little displaced and turned. The exact gradient is
+that of pictures with 32×32 rays per pixel, by central differences of less than a tenth of a pixel: good to 1 % for spheres and
+cylinders and to 3 % for cubes, by comparison with 192×192 rays. Spheres are the smooth scenes: nothing about them is a straight
+edge, whose crossing of a column of pixels is a kink of the error. Yaws are measured by how far they move an outline, so that
+x, y and yaw count alike.
 """
 
 from __future__ import annotations
@@ -191,22 +191,23 @@ def gradient_section(found: Sequence[Quality]) -> tuple[Section, dict[str, Any]]
             [method, rays, f"{step:g}" if step else "-", *errors, biases[kinds.index(SMOOTH)], f"{milliseconds:.3f}"]
         )
         name = f"{method}, h = {step:g}" if method == "finite-difference" else method
-        series.setdefault(name, []).append((milliseconds, part[SMOOTH].error, rays))
+        series.setdefault(name, []).append((milliseconds, part[SMOOTH].error, ""))
         results.append({**part[SMOOTH]._asdict(), "kind": SMOOTH, "errors": {kind: part[kind].error for kind in kinds}})
     best = min(STEPS, key=lambda step: smooth_error(found, SAMPLES[-1], step))
     config = AIR3DConfig()
     text = (
-        "Relative error of the gradient in the pose of one object, of one estimate, against the exact one; bias: of the mean of many "
-        f"estimates, {SMOOTH}s. SPSA and evolution strategies take {config.pairs} pairs of pictures and the model's h. Spheres are "
-        f"the smooth scenes: on them, finite differences with 4×4 rays are off by {100 * smooth_error(found, 4, best):.1f} % with "
-        f"h = {best:g} pixels and by {100 * smooth_error(found, 4, config.step_pixels):.1f} % with the model's "
-        f"{config.step_pixels:g} (goal {100 * GOAL:g} %). An edge of a cube crosses a column of pixels at once, which "
-        "is a kink of the error: no h is small enough for few rays. Autograd goes through soft silhouettes, and does not see "
-        "where shading jumps, at the edges between faces. Processor milliseconds per image."
+        "Relative error of the gradient in the pose of one object, of one estimate, against the exact one; bias: of the mean "
+        f"of many estimates, {SMOOTH}s. SPSA and evolution strategies take {config.pairs} pairs of pictures and the model's "
+        "h. Spheres are the smooth scenes: on them, finite differences with 4×4 rays are off by "
+        f"{100 * smooth_error(found, 4, best):.1f} % with h = {best:g} pixels and by "
+        f"{100 * smooth_error(found, 4, config.step_pixels):.1f} % with the model's {config.step_pixels:g} (goal "
+        f"{100 * GOAL:g} %). An edge of a cube crosses a column of pixels at once, which is a kink of the error: no h is "
+        "small enough for few rays. Autograd goes through soft silhouettes, and does not see where shading jumps, at the "
+        "edges between faces. Processor milliseconds per image."
     )
     header = ["", "rays per pixel", "h, pixels", *kinds, f"bias, {SMOOTH}", "ms"]
     figure = figures.cost_figure(series, "processor ms per gradient", f"relative error, {SMOOTH}s", goal=GOAL)
-    caption = f"relative error against cost on {SMOOTH}s, rays per pixel beside each point; dashed: {100 * GOAL:g} %"
+    caption = f"relative error against cost on {SMOOTH}s, from left to right with 1×1, 2×2 and 4×4 rays; dashed: {100 * GOAL:g} %"
     section = Section(
         "Gradients through the renderer", text=text, table=Table(header, rows), figures=[(figure, caption)]
     )

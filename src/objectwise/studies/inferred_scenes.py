@@ -27,6 +27,8 @@ from objectwise.training.evaluation import decompositions
 
 TURNS = (60.0, 120.0, 180.0, 240.0, 300.0)
 """Degrees by which the cameras of the pictures from elsewhere have gone round."""
+BRIEFLY = (120.0, 240.0)
+"""The same below failures."""
 SHOWN = 8
 """Images in a figure: the first, never picked."""
 
@@ -90,7 +92,8 @@ def scored(dataset: TableScenes, images: Tensor, found: ObjectSet, drawn: Tensor
 def inferred(model: AIR3D, dataset: TableScenes, limit: int) -> Scored:
     """Score a network on the first test scenes."""
     size = min(limit, dataset.splits["test"])
-    parts = list(decompositions(model, dataset, "test", np.arange(size)))
+    source: Any = dataset
+    parts = list(decompositions(model, source, "test", np.arange(size)))
     sets = [found_objects(out) for _, out in parts]
     whole = ObjectSet(*(torch.cat([getattr(one, name) for one in sets]) for name in ObjectSet._fields))
     images, drawn = (
@@ -195,10 +198,12 @@ def _views(
     rows: np.ndarray,
     note: Callable[[Batch, Decomposition, TableScene], Sequence[str]] | None = None,
 ) -> Any:
-    batch, out = next(decompositions(model, dataset, "test", rows, batch_size=len(rows)))
+    source: Any = dataset
+    batch, out = next(decompositions(model, source, "test", rows, batch_size=len(rows)))
     notes = () if note is None else note(batch, out, dataset.scene("test", rows))
-    views = model.other_views(out, TURNS)
-    return figures.views_figure(batch, out.reconstruction, views, TURNS, notes=notes)
+    turns = TURNS if note is None else BRIEFLY
+    views = model.other_views(out, turns)
+    return figures.views_figure(batch, out.reconstruction, views, turns, notes=notes)
 
 
 def count_note(batch: Batch, out: Decomposition, truth: TableScene) -> list[str]:
