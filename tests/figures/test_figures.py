@@ -22,12 +22,14 @@ from objectwise.core import UserError
 from objectwise.figures import (
     boxes_figure,
     confusion_figure,
+    cost_figure,
     curves_figure,
     decomposition_figure,
     figure_png,
     figure_rgb,
     steps_figure,
     style,
+    views_figure,
 )
 from objectwise.figures.curves import curve_series, running_mean
 from objectwise.metrics import count_scores
@@ -387,3 +389,35 @@ def test_drawing_needs_no_pyplot() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- inferred scenes and costs ----------------------------------------------------------------------------------------
+
+
+def test_views_figure_shows_every_image_from_everywhere() -> None:
+    images, drawn = torch.rand(3, 3, 6, 8), torch.rand(3, 3, 6, 8)
+    views = torch.rand(3, 2, 3, 6, 8)
+    figure = views_figure(images, drawn, views, (60.0, -90.0), heading="first", notes=["a", "b\nc", "d"], max_images=2)
+    axes = np.array(figure.axes).reshape(4, 2)
+    names = [[text.get_text() for text in row[0].texts][-1] for row in axes]
+    assert names == ["image", "inferred", "from +60°", "from -90°"]
+    for row, expected in zip(axes, (images, drawn, views[:, 0], views[:, 1]), strict=True):
+        for cell, image in zip(row, expected, strict=False):
+            np.testing.assert_allclose(cell.images[0].get_array(), image.movedim(0, -1), atol=1e-6)
+    assert [cell.get_xlabel() for cell in axes[-1]] == ["a", "b\nc"]
+    with pytest.raises(UserError, match="do not fit 3 images and 1 turns"):
+        views_figure(images, drawn, views, (60.0,))
+    with pytest.raises(UserError, match="1 notes do not fit 3 images"):
+        views_figure(images, drawn, views, (60.0, -90.0), notes=["a"])
+
+
+def test_cost_figure_has_two_logarithmic_axes_and_no_impossible_points() -> None:
+    series = {"a": [(1.0, 0.5, "x"), (10.0, 0.1, ""), (100.0, 0.0, "zero")], "b": [(float("nan"), 1.0, "")]}
+    figure = cost_figure(series, "ms", "error", goal=0.2)
+    (axes,) = figure.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    dots = [line for line in axes.get_lines() if line.get_label() == "a"]
+    assert [list(line.get_xdata()) for line in dots] == [[1.0, 10.0]]
+    assert [text.get_text() for text in axes.texts] == ["x"]
+    with pytest.raises(UserError, match="at least one point"):
+        cost_figure({"b": series["b"]}, "ms", "error")

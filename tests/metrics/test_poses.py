@@ -80,8 +80,20 @@ def test_scores_by_hand() -> None:
     assert score_scenes(true, found, KINDS, width=4.0, reach=0.11).f1.value == pytest.approx(2 * 2 / 6)
     assert scores.class_accuracy.value == pytest.approx(2 / 3)
     assert scores.position_error.value == pytest.approx(0.1 / 3)
-    assert sorted(scores.pair_rotation_errors) == pytest.approx([0.0, math.degrees(0.2)], abs=1e-5)
-    assert scores.median_rotation_error == pytest.approx(math.degrees(0.1), abs=1e-5)
+    assert sorted(scores.rotation_errors[0]) == pytest.approx([0.0, math.degrees(0.2)], abs=1e-5)
+    assert scores.median_rotation_error(0) == pytest.approx(math.degrees(0.1), abs=1e-5)
+    assert [len(scores.rotation_errors[kind]) for kind in (1, 2)] == [0, 0]  # the sphere was a cylinder
+
+
+def test_a_cylinder_does_not_hide_a_cubes_error() -> None:
+    """Kinds apart: two cylinders turned by anything and a cube turned by 20 degrees."""
+    places = [(-1.0, 0.0), (1.0, 0.0), (0.0, 1.0)]
+    true = scenes([2, 2, 0], places, [0.0, 0.0, 0.0], [True] * 3)
+    found = scenes([2, 2, 0], places, [1.0, 2.0, math.radians(20)], [True] * 3)
+    scores = score_scenes(true, found, KINDS, width=3.0)
+    assert scores.median_rotation_error(0) == pytest.approx(20.0, abs=1e-5)
+    assert scores.rotation_errors[2] == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert math.isnan(scores.median_rotation_error(1))
 
 
 def test_nothing_there_and_too_many() -> None:
@@ -92,6 +104,6 @@ def test_nothing_there_and_too_many() -> None:
     assert both.f1.n_scored == 0
     extra = score_scenes(none, one, KINDS, width=1.0)
     assert (extra.count_accuracy.value, extra.f1.value) == (0.0, 0.0)
-    assert math.isnan(extra.median_rotation_error)
+    assert math.isnan(extra.median_rotation_error(1))
     with pytest.raises(UserError, match="there is no symmetry 'round'"):
         rotation_error(torch.eye(3), torch.eye(3), "round")

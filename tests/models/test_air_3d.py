@@ -57,6 +57,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
     {"num_steps": 3, "attention": True, "residual": True},
     {"num_steps": 2, "attention": True, "residual": True, "camera": "inferred"},
+    {"identity": "collapsed", "num_steps": 1},
+    {"identity": "enumeration", "num_steps": 1, "attention": True},
 ]
 
 
@@ -65,6 +67,16 @@ def test_contract(settings: dict[str, Any]) -> None:
     if settings.get("gradient") != "autograd" and not numba_is_there():
         pytest.skip("slow without numba")
     check_model(tiny((1, 9, 14), **settings))
+
+
+def test_one_step_can_become_more() -> None:
+    """The recurrence, which a single step does not train, is there and is trained with more steps."""
+    one = tiny(num_steps=1, scene=TabletopConfig(backend="torch"))
+    more = one.reconfigured(num_steps=2)
+    assert not one.recurrent.weight_hh.requires_grad
+    assert more.recurrent.weight_hh.requires_grad
+    images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(more.infer(images, None)[1][0].mean, one.infer(images, None)[1][0].mean)
 
 
 class BlackBoxAIR(AIR3D):
@@ -343,6 +355,8 @@ def test_the_scene_in_words_and_from_elsewhere() -> None:
     rows = model.describe(found)
     assert [row["count"] for row in rows] == found.counts().tolist()
     scene = model.scene(found.slots)
+    torch.testing.assert_close(found.factors["yaw"][:, 1:], scene.pose[:, :, 2])
+    torch.testing.assert_close(found.factors["kind"][:, 1:], scene.kind)
     first = rows[0]["objects"][0]
     assert first["kind"] == model.look.kinds[int(scene.kind[0, 0])].name
     assert first["x"] == pytest.approx(scene.pose[0, 0, 0].item(), abs=1e-3)
@@ -384,6 +398,25 @@ def test_order_matters_only_to_the_fixed_one() -> None:
     for row, n in enumerate(truth.present.sum(dim=1).tolist()):
         assert (kinds[row, : n - 1] <= kinds[row, 1:n]).all()
         assert in_order(truth).present[row, :n].all()
+
+
+def test_yaws_as_vectors_and_as_angles() -> None:
+    """The part of the loss that is about the yaw, by hand: 2 − 2 cos and the square of the wrapped difference."""
+    model = tiny(num_steps=1, scene=TabletopConfig(backend="torch"))
+    images = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    yaw = model.pose(model.infer(images, None)[1][0].latent)[:, 2].detach()
+    kind, place = torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, 2)
+    away = torch.tensor([0.3, 2.0])  # then 2π are added, which changes nothing
+    scenes = [
+        table_scene(kind, torch.cat([place, (yaw + turn).view(2, 1, 1)], dim=2), model.look)
+        for turn in (torch.zeros(2), away + 2.0 * math.pi)
+    ]
+    vector, angle = ([supervised_loss(model, images, s, "fixed", t) for s in scenes] for t in ("vector", "angle"))  # type: ignore[arg-type]
+    torch.testing.assert_close(vector[1] - vector[0], 2.0 - 2.0 * away.cos(), atol=1e-4, rtol=0)
+    wrapped = torch.remainder(yaw + away + math.pi, 2.0 * math.pi) - math.pi
+    start = torch.remainder(yaw + math.pi, 2.0 * math.pi) - math.pi
+    torch.testing.assert_close(angle[1] - angle[0], (yaw - wrapped) ** 2 - (yaw - start) ** 2, atol=1e-4, rtol=0)
+    assert (wrapped.abs() <= math.pi).all()
 
 
 def test_the_supervised_network_learns_from_labels() -> None:

@@ -31,11 +31,14 @@ ONE_SEED_IN_QUICK = {
     "monet-two-shapes": "(?!mixture|simplified).*",
     "air-representation": ".*",  # one training, five draws of the labelled scenes
     "balls": "(?!corrected).*",  # the recreation's own 18 runs have one seed too
+    "air-3d-table": "(?!primitives).*",  # the camera and table-ware
     "early-concepts": "(?!.*VAE).*",  # the variants of the data and of β
 }
 """Study -> groups beside the claim, which below full scale need no more."""
 BETA_VAE_SECONDS = {"fc": 0.034, "conv64": 0.020, "conv": 0.031, "all_conv": 0.035, "paper_fc": 0.048, "burgess": 0.052}
 """Of a training step of each architecture in bf16 on an AMX core, at the size it is from, its data included."""
+AIR_3D_SECONDS = {"air-3d-single": 0.06, "air-3d-table": 0.15}
+"""Of a training step of AIR in 3D on one core."""
 GENERATED = [name for name in STUDIES if name != "air-omniglot"]
 
 
@@ -100,6 +103,7 @@ def test_quick_studies_keep_to_two_hours() -> None:
                 step = 0.2 * slots * height * width / 64**2
             if hasattr(model, "refinement_steps"):
                 step = iodine_seconds(trial)
+            step = AIR_3D_SECONDS.get(name, step)
             seconds += 30.0 + step * trial.experiment.training.max_steps
         assert seconds / 2 <= 100 * 60, f"{name}: {seconds / 120:.0f} minutes"
 

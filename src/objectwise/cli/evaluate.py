@@ -41,7 +41,7 @@ class EvaluateArguments:
     batch_size: int = 64
     """Images at a time."""
     metrics: tuple[str, ...] = ()
-    """Groups of scores besides the usual ones: segmentation, diagnosis, properties, disentanglement."""
+    """Groups of scores besides the usual ones: segmentation, diagnosis, properties, disentanglement, poses."""
     degenerate: Degenerate = "skip"
     """What adjusted Rand indices do with images of fewer than two objects: skip them; one: as scikit-learn, 1 where they are
     0/0; reference: as DeepMind's code, NaN there."""
@@ -90,7 +90,7 @@ class FiguresArguments:
     limit: int | None = None
     """Number of images behind the numbers; all if not given."""
     metrics: tuple[str, ...] = ()
-    """Groups of scores to show besides: segmentation, diagnosis, properties, disentanglement."""
+    """Groups of scores to show besides: segmentation, diagnosis, properties, disentanglement, poses."""
     model_class: str | None = None
     """package.module:Class, for a model of a class of your own."""
     data_class: str | None = None

@@ -20,6 +20,8 @@ class FactorSpec:
         low: smallest possible value (numerical).
         high: largest possible value (numerical).
         categories: names of the classes 0, 1, ... (categorical).
+        symmetries: of each class of objects, the rotations that change nothing, a name of
+            :data:`objectwise.metrics.poses.SYMMETRIES`; empty where not known.
     """
 
     unit: str
@@ -27,6 +29,7 @@ class FactorSpec:
     low: float | None = None
     high: float | None = None
     categories: tuple[str, ...] = ()
+    symmetries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

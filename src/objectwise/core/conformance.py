@@ -176,6 +176,12 @@ def _check_shapes(out: Decomposition, images: Tensor) -> None:
     for name, value in {**out.terms, **out.auxiliary_losses}.items():
         _promise(tuple(value.shape) == (batch,), f"{name} has shape {tuple(value.shape)}, not one number per image")
         _promise(torch.isfinite(value).all(), f"{name} is not finite")
+    for name, value in out.factors.items():
+        _promise(
+            tuple(value.shape[:2]) == (batch, slots),
+            f"factor {name} has shape {tuple(value.shape)}, not one row per slot",
+        )
+        _promise(torch.isfinite(value).all(), f"factor {name} is not finite")
     for name in ("masks", "attention_masks", "decoded_masks"):
         masks = getattr(out, name)
         if masks is not None:

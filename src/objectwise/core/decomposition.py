@@ -50,6 +50,8 @@ class Decomposition:
         decoded_masks: (B, K, H, W), what ``model.decode`` gives, where ``masks`` are attention's.
         boxes: (B, K, 4) ``x0 y0 x1 y1`` in pixels, where the model has them.
         count_probs: (B, N+1) probability of 0..N objects, where the model has it.
+        factors: name -> (B, K, ...), what the model says of each slot in the words and units of ``Batch.factors``, where it
+            infers factors that have names; background rows are zeros.
         trajectory: detached decompositions over refinement steps, only when asked for.
         auxiliary_losses: parameter group -> (B,), each minimised over its own group only.
     """
@@ -69,6 +71,7 @@ class Decomposition:
     count_probs: Tensor | None = None
     trajectory: tuple[Decomposition, ...] | None = None
     auxiliary_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_slots(self) -> int:
@@ -129,7 +132,7 @@ class Decomposition:
                 changed[item.name] = change(value)
             elif isinstance(value, Posterior):
                 changed[item.name] = Posterior(change(value.mean), change(value.std))
-            elif item.name in ("terms", "auxiliary_losses"):
+            elif item.name in ("terms", "auxiliary_losses", "factors"):
                 changed[item.name] = {name: change(part) for name, part in value.items()}
             elif item.name == "trajectory" and value is not None:
                 changed[item.name] = tuple(step.map(change) for step in value)

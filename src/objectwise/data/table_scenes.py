@@ -93,7 +93,12 @@ class TableScenes:
             "test": config.eval_size,
         }
         self.factor_specs = {
-            "kind": FactorSpec("class", "categorical", categories=tuple(kind.name for kind in look.kinds)),
+            "kind": FactorSpec(
+                "class",
+                "categorical",
+                categories=tuple(kind.name for kind in look.kinds),
+                symmetries=tuple(kind.symmetry for kind in look.kinds),
+            ),
             "x": FactorSpec("world units", low=-extent, high=extent),
             "y": FactorSpec("world units", low=-extent, high=extent),
             "yaw": FactorSpec("radians", low=0.0, high=2 * math.pi),

@@ -4,6 +4,7 @@ from objectwise.figures.boxes import boxes_figure
 from objectwise.figures.completion import completion_figure
 from objectwise.figures.components import component_vae_figure
 from objectwise.figures.confusion import confusion_figure
+from objectwise.figures.costs import cost_figure
 from objectwise.figures.curves import curves_figure
 from objectwise.figures.decomposition import decomposition_figure
 from objectwise.figures.failures import GalleryPanel, failures_figure, gallery_caption, worst_rows
@@ -28,6 +29,7 @@ from objectwise.figures.slots import slots_figure
 from objectwise.figures.steps import steps_figure
 from objectwise.figures.style import figure_png, figure_rgb
 from objectwise.figures.swaps import swaps_figure
+from objectwise.figures.views import views_figure
 from objectwise.figures.visual_concepts import (
     beta_size_map_figure,
     density_figure,
@@ -47,6 +49,7 @@ __all__ = [
     "completion_figure",
     "component_vae_figure",
     "confusion_figure",
+    "cost_figure",
     "curves_figure",
     "decomposition_figure",
     "density_figure",
@@ -70,6 +73,7 @@ __all__ = [
     "steps_figure",
     "swaps_figure",
     "traversal_figure",
+    "views_figure",
     "worst_rows",
     "write_report",
 ]

@@ -59,6 +59,16 @@ from objectwise.metrics.overlap import (
 )
 from objectwise.metrics.panoptic import PanopticScores, panoptic_quality, pq, pq_fg
 from objectwise.metrics.parts import PartScores, mean_best_overlap, part_labels, part_scores, random_partition
+from objectwise.metrics.poses import (
+    SYMMETRIES,
+    ObjectSet,
+    SceneScores,
+    cube_rotations,
+    rotation_error,
+    score_scenes,
+    yaw_matrix,
+)
+from objectwise.metrics.poses_group import PosesGroup, found_objects, true_objects
 from objectwise.metrics.probes import BUDGETS, ProbeResult, catches_up_at, codes_for_probe, probe, probe_images
 from objectwise.metrics.properties import (
     PropertyData,
@@ -82,6 +92,7 @@ __all__ = [
     "BUDGETS",
     "DETECTORS",
     "METRIC_GROUPS",
+    "SYMMETRIES",
     "AxisAlignment",
     "CodeScore",
     "ColourClusters",
@@ -92,13 +103,16 @@ __all__ = [
     "GroupScores",
     "GroupSettings",
     "MetricGroup",
+    "ObjectSet",
     "Overlaps",
     "PanopticScores",
     "PartScores",
+    "PosesGroup",
     "ProbeResult",
     "PropertyData",
     "PropertyScore",
     "PropertyScores",
+    "SceneScores",
     "ScoreRow",
     "adjusted_rand_index",
     "average_precision",
@@ -116,6 +130,7 @@ __all__ = [
     "contingency",
     "corloc",
     "count_scores",
+    "cube_rotations",
     "dci",
     "dead_dimensions",
     "degenerate_advice",
@@ -132,6 +147,7 @@ __all__ = [
     "first_step_attention",
     "foreground_ari",
     "foreground_mse",
+    "found_objects",
     "gaussian_total_correlation",
     "information_matrix",
     "irs",
@@ -167,9 +183,11 @@ __all__ = [
     "psnr",
     "random_partition",
     "recovery_rate",
+    "rotation_error",
     "sap",
     "sc",
     "sc_fg",
+    "score_scenes",
     "segment_labels",
     "slot_hues",
     "slot_kl",
@@ -177,5 +195,7 @@ __all__ = [
     "spread",
     "sse",
     "stripes",
+    "true_objects",
     "wilson_interval",
+    "yaw_matrix",
 ]

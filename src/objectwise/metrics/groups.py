@@ -55,6 +55,7 @@ METRIC_GROUPS: dict[str, str] = {
     "diagnosis": "objectwise.metrics.groups:DiagnosisGroup",
     "properties": "objectwise.metrics.groups:PropertiesGroup",
     "disentanglement": "objectwise.metrics.disentanglement_group:DisentanglementGroup",
+    "poses": "objectwise.metrics.poses_group:PosesGroup",
 }
 """Name -> class."""
 

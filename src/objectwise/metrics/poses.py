@@ -7,7 +7,7 @@ class, is smallest (Hungarian method). A pair is a hit if the class is right and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,8 @@ from torch import Tensor
 from objectwise.core import MetricResult, UserError
 
 SYMMETRIES = ("none", "spin", "axis", "cube", "sphere")
-"""Rotations of an object that change nothing: none, any about its z axis (a bottle), those and turning over (a cylinder),
-the 24 of
-a cube, all."""
+"""Rotations of an object that change nothing: none, any about its z axis (a bottle), those and turning over (a cylinder), the
+24 of a cube, all."""
 
 
 class ObjectSet(NamedTuple):
@@ -47,21 +46,20 @@ class SceneScores(NamedTuple):
         f1: 2·hits / (found + true); images without objects on either side are skipped.
         class_accuracy: share of the pairs whose class is right; images without a pair are skipped.
         position_error: mean distance of the pairs as a share of the scene's width; skipped as above.
-        rotation_error: mean over the pairs of the right class, and of a class whose rotation can be seen, in degrees.
-        pair_rotation_errors: (P,) the same, pair by pair, for medians.
+        rotation_errors: kind -> (P,) degrees, every pair of which both are of this kind; kinds apart, because some cannot be
+            seen to turn and would hide the others' errors.
     """
 
     count_accuracy: MetricResult
     f1: MetricResult
     class_accuracy: MetricResult
     position_error: MetricResult
-    rotation_error: MetricResult
-    pair_rotation_errors: np.ndarray
+    rotation_errors: Mapping[int, np.ndarray]
 
-    @property
-    def median_rotation_error(self) -> float:
-        """Degrees, over all pairs of the right class; NaN without one."""
-        return float(np.median(self.pair_rotation_errors)) if len(self.pair_rotation_errors) else float("nan")
+    def median_rotation_error(self, kind: int) -> float:
+        """Degrees, over the pairs of one kind; NaN without one."""
+        errors = self.rotation_errors[kind]
+        return float(np.median(errors)) if len(errors) else float("nan")
 
 
 def yaw_matrix(yaw: Tensor) -> Tensor:
@@ -147,8 +145,8 @@ def score_scenes(
     """
     if len(true.kind) != len(found.kind):
         raise UserError(f"there are {len(true.kind)} true scenes but {len(found.kind)} found ones")
-    rows: dict[str, list[float]] = {name: [] for name in ("count", "f1", "class", "position", "rotation")}
-    rotations = list[float]()
+    rows: dict[str, list[float]] = {name: [] for name in ("count", "f1", "class", "position")}
+    rotations: dict[int, list[float]] = {kind: [] for kind in range(len(symmetries))}
     for b in range(len(true.kind)):
         here = [set_.present[b].nonzero().squeeze(1) for set_ in (true, found)]
         rows["count"].append(float(len(here[0]) == len(here[1])))
@@ -163,13 +161,10 @@ def score_scenes(
         rows["f1"].append(2.0 * int((good & (pairs <= reach)).sum()) / total if total else float("nan"))
         rows["class"].append(float(good.double().mean()) if len(first) else float("nan"))
         rows["position"].append(float(pairs.mean()) if len(first) else float("nan"))
-        errors = [
-            float(rotation_error(turns[0][i], turns[1][j], symmetries[int(kinds[0][i])]))
-            for i, j in zip(first, second, strict=True)
-            if right[i, j] and symmetries[int(kinds[0][i])] != "sphere"
-        ]
-        rows["rotation"].append(float(np.mean(errors)) if errors else float("nan"))
-        rotations += errors
+        for i, j in zip(first, second, strict=True):
+            if right[i, j]:
+                kind = int(kinds[0][i])
+                rotations[kind].append(float(rotation_error(turns[0][i], turns[1][j], symmetries[kind])))
     policy = {"width": width, "reach": reach, "matching": "distance / width + wrong class"}
     results = {name: MetricResult.over_images(np.array(values), **policy) for name, values in rows.items()}
     return SceneScores(
@@ -177,6 +172,5 @@ def score_scenes(
         results["f1"],
         results["class"],
         results["position"],
-        results["rotation"],
-        np.array(rotations),
+        {kind: np.array(errors) for kind, errors in rotations.items()},
     )

@@ -66,7 +66,7 @@ from objectwise.nn import black_box
 from objectwise.nn.divergences import kl_normal
 from objectwise.nn.float32 import float32_island
 from objectwise.rendering.scene_errors import RenderedErrors, scene_errors
-from objectwise.rendering.tabletop import CAMERA, Renderer, TableScene, Tabletop, TabletopConfig, TableView
+from objectwise.rendering.tabletop import CAMERA, POSE, Renderer, TableScene, Tabletop, TabletopConfig, TableView
 from objectwise.rendering.tabletop_soft import SoftTabletop
 
 _COMBINATIONS = 81
@@ -250,6 +250,8 @@ class AIR3D(SceneModel):
         self.register_buffer("empty", self.renderer(table).float(), persistent=False)
         kinds = len(self.look.kinds)
         self.recurrent = nn.LSTMCell(config.embedding_size + 4 + kinds, config.hidden_size)
+        # A single step has no past: nothing would ever reach these weights.
+        self.recurrent.weight_hh.requires_grad_(config.num_steps > 1)
         self.attention = (
             Attention(
                 self.look, config.hidden_size, config.attention_maps, config.window, config.window_size, config.residual
@@ -655,7 +657,8 @@ class AIR3D(SceneModel):
             torch.cat([_padded(first, rest).unsqueeze(1), rest], dim=1)
             for first, rest in ((view.latent, slots), (view.mean, mean), (view.std, std))
         )
-        pictures, boxes = self._pictures(self.scene(slots, presence))
+        scene = self.scene(slots, presence)
+        pictures, boxes = self._pictures(scene)
         return Decomposition(
             loss=loss,
             terms=terms,
@@ -668,6 +671,7 @@ class AIR3D(SceneModel):
             posterior=Posterior(mean, std),
             boxes=boxes,
             count_probs=log_count_weights(logits).exp(),
+            factors=_factors(scene),
         )
 
     @torch.no_grad()
@@ -699,6 +703,12 @@ def _guessed_view(renderer: Renderer, scene: TableScene) -> TableView:
         ids = torch.where(differs, m + 1, ids)
     coverage = nn.functional.one_hot(ids, number + 1).movedim(-1, 1).to(pictures)
     return TableView(pictures[:, -1], ids, torch.full_like(pictures[:, -1, 0], math.inf), coverage)
+
+
+def _factors(scene: TableScene) -> dict[str, Tensor]:
+    """Kinds and poses as the data name them, a row of zeros for the table first."""
+    named = {"kind": scene.kind, **{name: scene.pose[..., column] for column, name in enumerate(POSE)}}
+    return {name: nn.functional.pad(values, (1, 0)) for name, values in named.items()}
 
 
 def _choose(kinds: Tensor, generator: torch.Generator | None) -> Tensor:

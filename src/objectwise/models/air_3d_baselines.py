@@ -1,14 +1,12 @@
 """What AIR in 3D is compared with (Eslami et al. 2016): the same network trained on labels, and optimisation image by image.
 
-The supervised network is AIR3D's own inference network, run at its means; its loss knows the true scenes. ``fixed`` order
-makes step i
-give object i of a sorted list (by kind, then from left to right); ``matched`` pairs steps and objects by the Hungarian
-method. The
-count is the unary chain of presences in both.
+The supervised network is AIR3D's own inference network, run at its means; its loss knows the true scenes. ``fixed`` order makes
+step i give object i of a sorted list (by kind, then from left to right); ``matched`` pairs steps and objects by the Hungarian
+method. The count is the unary chain of presences in both. A yaw is learned as a ``vector`` (cos, sin) or as an ``angle`` in
+radians; a cube looks the same at four of them, whose mean is none of them.
 
-Direct optimisation starts from random scenes, several per image, and follows the same black-box gradient of the same
-squared error
-by Adam; the best of the restarts counts.
+Direct optimisation starts from random scenes, several per image, and follows the same black-box gradient of the same squared
+error by Adam; the best of the restarts counts.
 """
 
 from __future__ import annotations
@@ -36,16 +34,21 @@ def in_order(scene: TableScene) -> TableScene:
     return TableScene(kind, scene.pose.gather(1, order.unsqueeze(2).expand_as(scene.pose)), present, scene.camera)
 
 
+Order = Literal["fixed", "matched"]
+Turn = Literal["vector", "angle"]
+
+
 def supervised_loss(
-    model: AIR3D, images: Tensor, truth: TableScene, order: Literal["fixed", "matched"] = "fixed"
+    model: AIR3D, images: Tensor, truth: TableScene, order: Order = "fixed", turn: Turn = "vector"
 ) -> Tensor:
-    """(B,) cross-entropies of counts and kinds, squared errors of places (in units of the extent) and of (cos, sin) of the yaw.
+    """(B,) cross-entropies of counts and kinds, squared errors of places (in units of the extent) and of yaws.
 
     Args:
         model: gives the network; its objective is not used.
         images: (B, C, H, W).
         truth: their scenes, of at most N objects.
         order: which object each step is to give.
+        turn: whether a yaw is (cos, sin), or radians in [−π, π); the network must be able to give any (rotation_fold 1).
 
     Raises:
         UserError: for scenes of more objects than the model has steps.
@@ -55,7 +58,7 @@ def supervised_loss(
         raise UserError(f"the scenes have up to {int(truth.present.sum(dim=1).max())} objects, the model {steps} steps")
     _, chain = model.infer(images, None)
     number = truth.present.sum(dim=1)
-    costs = _pair_costs(model, chain, truth)
+    costs = _pair_costs(model, chain, truth, turn)
     if order == "fixed":
         pairs = costs.diagonal(dim1=1, dim2=2)
         paired = (pairs * truth.present[:, : pairs.shape[1]]).sum(dim=1)
@@ -68,15 +71,18 @@ def supervised_loss(
     return paired + (asked * count).sum(dim=1)
 
 
-def _pair_costs(model: AIR3D, chain: list[Step], truth: TableScene) -> Tensor:
+def _pair_costs(model: AIR3D, chain: list[Step], truth: TableScene, turn: Turn) -> Tensor:
     """(B, N, M) what it costs that step i gives object m."""
     pose = model.pose(torch.stack([found.latent for found in chain], dim=1)).unsqueeze(2)
     true = truth.pose.to(pose).unsqueeze(1)
     place = ((pose[..., :2] - true[..., :2]) / model.config.extent).square().sum(dim=3)
-    turn = 2.0 - 2.0 * torch.cos(pose[..., 2] - true[..., 2])
+    if turn == "vector":
+        yaw = 2.0 - 2.0 * torch.cos(pose[..., 2] - true[..., 2])
+    else:
+        yaw = (pose[..., 2] - (torch.remainder(true[..., 2] + math.pi, 2.0 * math.pi) - math.pi)).square()
     kinds = torch.stack([found.kinds for found in chain], dim=1)
     wanted = truth.kind.unsqueeze(1).expand(-1, kinds.shape[1], -1)
-    return place + turn - kinds.gather(2, wanted)
+    return place + yaw - kinds.gather(2, wanted)
 
 
 def _matched(costs: Tensor) -> Tensor:
@@ -88,7 +94,8 @@ def fit_supervised(
     model: AIR3D,
     batches: Iterator[tuple[Tensor, TableScene]],
     *,
-    order: Literal["fixed", "matched"] = "fixed",
+    order: Order = "fixed",
+    turn: Turn = "vector",
     learning_rate: float = 5e-4,
     steps: int | None = None,
 ) -> list[float]:
@@ -98,6 +105,7 @@ def fit_supervised(
         model: trained in place.
         batches: of images and their true scenes.
         order: as in :func:`supervised_loss`.
+        turn: as there.
         learning_rate: of Adam.
         steps: of the cosine schedule to zero; None: a constant rate.
     """
@@ -106,7 +114,7 @@ def fit_supervised(
     for index, (images, truth) in enumerate(batches):
         if steps is not None:
             optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, index / steps)))
-        loss = supervised_loss(model, images, truth, order).mean()
+        loss = supervised_loss(model, images, truth, order, turn).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -120,7 +128,7 @@ class Optimised(NamedTuple):
     Attributes:
         scene: the best scene of every image; objects beyond the best count are absent.
         errors: (B,) its summed squared error.
-        seconds: per image, all restarts together.
+        seconds: of the processor per image, all restarts together.
     """
 
     scene: TableScene
@@ -150,7 +158,7 @@ def optimise(
     config = model.config
     if config.camera != "fixed" or config.gradient == "autograd":
         raise UserError("optimise needs a fixed camera and a black-box gradient")
-    began = time.perf_counter()
+    began = time.process_time()
     generator = torch.Generator().manual_seed(seed)
     batch, kinds = len(images), len(model.look.kinds)
     many = images.repeat_interleave(restarts, dim=0)
@@ -194,4 +202,4 @@ def optimise(
     chosen = scene.rows(row)
     used = torch.arange(config.num_steps) < number[row].unsqueeze(1)
     found = errors[row].gather(1, number[row].unsqueeze(1)).squeeze(1)
-    return Optimised(chosen._replace(present=used), found, (time.perf_counter() - began) / batch)
+    return Optimised(chosen._replace(present=used), found, (time.process_time() - began) / batch)

@@ -39,7 +39,7 @@ def air_3d_single() -> Experiment:
             **_SIGHT,
             "blur_steps": 300,
         },
-        training=_TRAINING,
+        training={**_TRAINING, "max_steps": 2_000, "learning_rate": 1e-3},
     )
 
 

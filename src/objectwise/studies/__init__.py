@@ -20,6 +20,8 @@ STUDIES: dict[str, str] = {
     "air-representation": "objectwise.studies.air_representation:AirRepresentation",
     "air-omniglot": "objectwise.studies.air_omniglot:AirOmniglot",
     "air-robustness": "objectwise.studies.air_robustness:AirRobustness",
+    "air-3d-single": "objectwise.studies.air_3d_single:Air3dSingle",
+    "air-3d-table": "objectwise.studies.air_3d_table:Air3dTable",
     "balls": "objectwise.studies.balls:Balls",
     "early-concepts": "objectwise.studies.early_concepts:EarlyConcepts",
     "disentanglement-metrics": "objectwise.studies.disentanglement_metrics:DisentanglementMetrics",
