@@ -109,7 +109,7 @@ def test_single_tells_every_method(tmp_path: Path) -> None:
     assert network["count_accuracy"] == 1.0
     assert account.results["trials"][3]["scenes"] == account.results["trials"][3]["network"]["scenes"] == 8
     assert account.results["times_faster"][0]["seed"] == 0
-    shown = [row for row in cells(account) if row[0] == AIR][0]
+    shown = next(row for row in cells(account) if row[0] == AIR)
     assert shown[3] == f"{100 * network['class_accuracy']:.2f} %"
     rays = {(row["method"], row["samples"]) for row in account.results["gradients"]["estimators"]}
     assert {("finite-difference", 4), ("spsa", 2), ("evolution", 1), ("autograd", 0)} <= rays
