@@ -95,7 +95,7 @@ def test_failures_miss_a_goal() -> None:
     turned[2] = 11.0
     results = [MetricResult.over_images(values) for values in (np.ones(40), accuracy, accuracy, place)]
     scores = SceneScores(*results, {0: turned, 1: np.zeros(0), 2: np.zeros(0)})
-    wrong = failures(scenes.Scored(scores, np.zeros(40), ("cube", "sphere", "cylinder")), dataset)
+    wrong = failures(scenes.Scored(scores, np.zeros(40), np.ones(40), ("cube", "sphere", "cylinder")), dataset)
     assert sorted(np.flatnonzero(wrong)) == sorted([cubes[0], cubes[3], others[0], others[1]])
 
 
