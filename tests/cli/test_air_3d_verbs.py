@@ -75,10 +75,11 @@ def test_no_scene_from_a_model_without_one(cli: Cli, run: Path, tmp_path: Path) 
 
 
 @needs_numba
-@pytest.mark.usefixtures("no_figures")
 def test_train_and_evaluate_poses(cli: Cli, tmp_path: Path) -> None:
     done = cli("train", "air-3d-single", *SMALL, "--training.max-steps", 3, "--out", "run")
     assert done.code == 0, done.err
+    assert "gone round" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "figures" / "scenes-1.png").stat().st_size > 1_000
     words = ["evaluate", "run", "--metrics", "poses", "--limit", 30]
     record = json.loads(cli(*words, "--json").out)
     scenes = record["metrics"]["poses"]["scenes"]

@@ -269,6 +269,16 @@ class CountsThatDoNotSumToOne(Broken):
         return replace(out, count_probs=torch.full((len(images), 4), 0.3))
 
 
+class FactorsOfTheImage(Broken):
+    def spoil(self, out, images, **rest):
+        return replace(out, factors={"x": torch.zeros(len(images))})
+
+
+class EndlessFactors(Broken):
+    def spoil(self, out, images, **rest):
+        return replace(out, factors={"x": torch.full(out.presence.shape, float("inf"))})
+
+
 class DetachedLoss(Broken):
     def spoil(self, out, images, **rest):
         return out.detach()
@@ -334,6 +344,8 @@ BROKEN = [
     (PresenceBeyondOne, "presence leaves"),
     (UnknownBackground, "names slots beyond 3"),
     (CountsThatDoNotSumToOne, "count_probs do not sum to one"),
+    (FactorsOfTheImage, r"factor x has shape \(3,\), not one row per slot"),
+    (EndlessFactors, "factor x is not finite"),
     (DetachedLoss, "'loss' depends on no parameter"),
     (NotADecomposition, "forward returned Tensor, not a Decomposition"),
     (DecodesAnotherShape, "decode gives reconstruction of shape"),

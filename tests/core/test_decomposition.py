@@ -96,6 +96,7 @@ def full() -> Decomposition:
         boxes=torch.rand(3, 2, 4),
         count_probs=torch.rand(3, 3),
         auxiliary_losses={"critic": torch.rand(3)},
+        factors={"x": torch.rand(3, 2)},
         trajectory=(step, step),
     )
 
@@ -113,13 +114,14 @@ def tensors(found: Decomposition) -> list[torch.Tensor]:
 
 def test_map_reaches_every_tensor() -> None:
     found = full()
-    # Six tensors and one term in each of three decompositions, and seven more in the outer one.
-    assert len(tensors(found)) == 7 * 3 + 7
+    # Six tensors and one term in each of three decompositions, and eight more in the outer one.
+    assert len(tensors(found)) == 7 * 3 + 8
     names = {field.name for field in dataclasses.fields(found)} - {"background"}
     doubled = found.map(lambda tensor: tensor * 2)
-    for name in names - {"terms", "auxiliary_losses", "trajectory", "posterior"}:
+    for name in names - {"terms", "auxiliary_losses", "factors", "trajectory", "posterior"}:
         assert torch.equal(getattr(doubled, name), 2 * getattr(found, name)), name
     assert torch.equal(doubled.terms["kl"], 2 * found.terms["kl"])
+    assert torch.equal(doubled.factors["x"], 2 * found.factors["x"])
     assert torch.equal(doubled.auxiliary_losses["critic"], 2 * found.auxiliary_losses["critic"])
     assert doubled.posterior is not None
     assert found.posterior is not None

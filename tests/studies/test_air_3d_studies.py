@@ -17,7 +17,7 @@ from objectwise.rendering.tabletop import Tabletop, TabletopConfig, numba_is_the
 from objectwise.rendering.tabletop_soft import SoftTabletop
 from objectwise.studies import inferred_scenes as scenes
 from objectwise.studies import named_study
-from objectwise.studies.air_3d_single import AIR, GOALS, cost_text, failures, times_faster
+from objectwise.studies.air_3d_single import AIR, GOALS, cost_text, failures, one_object, times_faster
 from objectwise.studies.air_3d_table import PRESETS, SUPERVISED, points_over_fixed, split_scenes, turns
 from objectwise.studies.black_box_gradients import exact_gradient, gradient_quality, smooth_scenes
 from objectwise.studies.study import Settings
@@ -95,8 +95,19 @@ def test_failures_miss_a_goal() -> None:
     turned[2] = 11.0
     results = [MetricResult.over_images(values) for values in (np.ones(40), accuracy, accuracy, place)]
     scores = SceneScores(*results, {0: turned, 1: np.zeros(0), 2: np.zeros(0)})
-    wrong = failures(scenes.Scored(scores, np.zeros(40), ("cube", "sphere", "cylinder")), dataset)
+    wrong = failures(scenes.Scored(scores, np.zeros(40), np.ones(40), ("cube", "sphere", "cylinder")), dataset)
     assert sorted(np.flatnonzero(wrong)) == sorted([cubes[0], cubes[3], others[0], others[1]])
+
+
+def test_an_object_that_was_not_found_has_no_right_class() -> None:
+    results = [
+        MetricResult.over_images(np.array(v)) for v in ([1, 0, 1.0], [1, 0, 0.0], [1, np.nan, 0], [0.1, np.nan, 0.3])
+    ]
+    scores = SceneScores(*results, {0: np.zeros(0)})
+    told = one_object(scenes.Scored(scores, np.zeros(3), np.array([1, 0, 1]), ("cube",)))
+    assert told["class_accuracy"] == pytest.approx(1 / 3)
+    assert told["position_error"] == pytest.approx(0.2)
+    assert told["median_rotation_degrees"] == {"cube": None}
 
 
 @needs_numba

@@ -45,7 +45,8 @@ def cost_figure(
         axes.axhline(goal, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)), label="goal")
     axes.margins(x=0.09, y=0.12)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300.0 * low else (1.0,), numticks=12))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.set_xlabel(cost, size=9, color=style.MUTED)

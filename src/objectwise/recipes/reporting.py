@@ -30,6 +30,8 @@ _SEARCHED = 512
 """Images looked through for wrong counts, and for the worst ones."""
 _GALLERY = 8
 """Images in each part of the failure gallery."""
+_TURNS = (60.0, 120.0, 180.0, 240.0, 300.0)
+"""Degrees by which the cameras of inferred scenes have gone round."""
 
 
 def training_picture(batch: Batch, out: Decomposition) -> np.ndarray:
@@ -54,7 +56,7 @@ def write_figures(
         the report's path.
     """
     batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
-    sections = [_decomposition_section(batch, out)]
+    sections = [_decomposition_section(batch, out), *_scene_sections(model, batch, out)]
     if out.slots.shape[1] == 1 and out.posterior is not None:
         sections.append(_latents_section(model, dataset, run, experiment, found, batch, out))
     if _has_slots(out):
@@ -92,6 +94,15 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
     else:
         drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
     return figures.Section("Objects", figures=drawn)
+
+
+def _scene_sections(model: Any, batch: Batch, out: Decomposition) -> list[figures.Section]:
+    """The inferred scenes from elsewhere, of models that infer scenes."""
+    if not hasattr(model, "other_views"):
+        return []
+    drawn = figures.views_figure(batch, out.reconstruction, model.other_views(out, _TURNS), _TURNS, max_images=_GALLERY)
+    caption = "the scene that was inferred from each image, and the same scene from cameras that have gone round"
+    return [figures.Section("Scenes", figures=[(drawn, caption)])]
 
 
 def _latents_section(

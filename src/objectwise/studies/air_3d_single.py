@@ -90,7 +90,7 @@ class Air3dSingle:
                     judged[trial.key] = scored
                 minutes = read_results(runs[trial.key])["training_minutes"] if name == AIR else None
                 facts = {"method": name, "seed": trial.experiment.seed, "training_minutes": minutes}
-                records.append({**facts, **scored.record(), "ms": scenes.milliseconds(network, batch)})
+                records.append({**facts, **one_object(scored), "ms": scenes.milliseconds(network, batch)})
             records += optimised(model, dataset, scale, trial.experiment.seed, judged[trial.key])
         quality, gradients = gradient_section(
             gradient_quality(trials[0].experiment.data.renderer, batch=scale.gradients, draws=scale.gradients)  # type: ignore[attr-defined]
@@ -143,12 +143,13 @@ class Air3dSingle:
             for record in records
         ]
         text = (
-            "Held-out scenes. Position error: mean distance, as a share of the range of positions. Rotation: median over the "
-            "cubes whose class was found, up to a cube's 24 rotations, of which 22.5° is what guessing scores; no turn of a "
-            "sphere or a cylinder about the vertical can be seen. MSE: of the inferred scene drawn again. Milliseconds: of "
-            "one processor core, networks in batches of 64. Supervised: the same network, as many steps on the same scenes "
-            "with their labels; a yaw is one of four that look alike, whose mean is none of them. Optimised: no network, "
-            "Adam on the same black-box gradient, restarts times steps for each image, the best restart counts."
+            "Held-out scenes. Position error: mean distance of found objects, as a share of the range of positions. "
+            "Rotation: median over the cubes whose class was found, up to a cube's 24 rotations, of which 22.5° is what "
+            "guessing scores; no turn of a sphere or a cylinder about the vertical can be seen. MSE: of the inferred scene "
+            "drawn again. Milliseconds: of one processor core, networks in batches of 64. Supervised: the same network, as "
+            "many steps on the same scenes with their labels; a yaw is one of four that look alike, whose mean is none of "
+            "them. Optimised: no network, Adam on the same black-box gradient, restarts times steps for each image, the best "
+            "restart counts."
         )
         return Section("Every seed", text=text, table=Table(header, rows))
 
@@ -197,8 +198,13 @@ def optimised(model: AIR3D, dataset: TableScenes, scale: _Scale, seed: int, netw
             drawn = model.renderer(best.scene)
         scored = scenes.scored(dataset, batch.images, scenes.objects_of(best.scene), drawn.float())
         facts = {"method": f"optimised, {restarts}×{steps}", "seed": seed, "restarts": restarts, "steps": steps}
-        found.append({**facts, **scored.record(), "ms": 1_000.0 * best.seconds, "network": network.record(same)})
+        found.append({**facts, **one_object(scored), "ms": 1_000.0 * best.seconds, "network": network.record(same)})
     return found
+
+
+def one_object(scored: Scored) -> dict[str, Any]:
+    """The record of scenes that all have one object: where none was found, its class was not."""
+    return {**scored.record(), "class_accuracy": float(np.nan_to_num(scored.scores.class_accuracy.per_image).mean())}
 
 
 def times_faster(records: Sequence[Mapping[str, Any]], network: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,11 +241,13 @@ def cost_text(records: Sequence[Mapping[str, Any]]) -> str:
         if found["ratio"] is None:
             line += "every budget of optimisation leaves a smaller squared error than the network; "
         else:
-            line += f"the network is {found['ratio']:,.0f} times faster than {found['budget']}, and no worse; "
+            budget = str(found["budget"]).removeprefix("optimised, ")
+            line += f"the network is {found['ratio']:,.0f} times faster than optimisation with {budget}, and no worse; "
         if found["better_at"] is None:
             line += "no budget leaves a smaller squared error."
         else:
-            line += f"{found['better_budget']} leaves a smaller one and takes {found['better_at']:,.0f} times as long."
+            budget = str(found["better_budget"]).removeprefix("optimised, ")
+            line += f"{budget} leaves a smaller one and takes {found['better_at']:,.0f} times as long."
         lines.append(line)
     text = (
         "Both on the same scenes, by the squared error of the scene drawn again, which optimisation minimises and the "

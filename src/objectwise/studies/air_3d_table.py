@@ -122,13 +122,9 @@ class Air3dTable:
         self, trial: Trial, run: Path, name: str, network: AIR3D, dataset: TableScenes, scored: Scored
     ) -> dict[str, Any]:
         size = len(scored.mse)
-        source: Any = dataset
         truth = dataset.scene("test", np.arange(size))
         parts = split_scenes(truth.kind.numpy(), truth.present.numpy())
-        found = np.concatenate(
-            [out.counts().numpy() for _, out in decompositions(network, source, "test", np.arange(size))]
-        )
-        counts = count_scores(truth.present.sum(dim=1).numpy(), found)
+        counts = count_scores(truth.present.sum(dim=1).numpy(), scored.counts)
         record = {
             "group": trial.group,
             "method": name,

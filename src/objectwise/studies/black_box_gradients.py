@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -133,23 +134,11 @@ def gradient_quality(look: TabletopConfig, *, batch: int = 32, draws: int = 32) 
         for method in METHODS:
             plain = method == "finite-difference"
             for samples, pixels in itertools.product(SAMPLES, STEPS if plain else (config.step_pixels,)):
-
-                def once(
-                    renderer: Tabletop = Tabletop(look.replaced(samples=samples)),
-                    steps: Tensor = _steps(look, pixels),
-                    method: black_box.Method = method,
-                    generator: torch.Generator = torch.Generator().manual_seed(0),
-                    scene: TableScene = scene,
-                    images: Tensor = images,
-                ) -> Tensor:
-                    return _estimate(scene, images, renderer, steps, method, config.pairs, generator)
-
+                renderer, generator = Tabletop(look.replaced(samples=samples)), torch.Generator().manual_seed(0)
+                settings = (renderer, _steps(look, pixels), method, config.pairs, generator)
+                once = partial(_estimate, scene, images, *settings)
                 found.append(_quality((method, samples, pixels, kind.name), once, exact, 1 if plain else draws, look))
-        soft = SoftTabletop(look, config.softness)
-
-        def softly(scene: TableScene = scene, images: Tensor = images, soft: SoftTabletop = soft) -> Tensor:
-            return _soft_gradient(scene, images, soft)
-
+        softly = partial(_soft_gradient, scene, images, SoftTabletop(look, config.softness))
         found.append(_quality(("autograd", 0, 0.0, kind.name), softly, exact, 1, look))
     return found
 

@@ -40,11 +40,13 @@ class Scored:
     Attributes:
         scores: of the scenes.
         mse: (M,) squared error of the scenes drawn again.
+        counts: (M,) how many objects were found.
         kinds: names of the kinds.
     """
 
     scores: SceneScores
     mse: np.ndarray
+    counts: np.ndarray
     kinds: tuple[str, ...]
 
     def record(self, rows: np.ndarray | None = None) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def scored(dataset: TableScenes, images: Tensor, found: ObjectSet, drawn: Tensor
     kinds = dataset.config.renderer.kinds
     truth = objects_of(dataset.scene("test", np.arange(len(images))))
     scores = score_scenes(truth, found, [kind.symmetry for kind in kinds], width=2.0 * dataset.config.extent)
-    return Scored(scores, mse(images, drawn).per_image, tuple(kind.name for kind in kinds))
+    counts = found.present.sum(dim=1).numpy()
+    return Scored(scores, mse(images, drawn).per_image, counts, tuple(kind.name for kind in kinds))
 
 
 def inferred(model: AIR3D, dataset: TableScenes, limit: int) -> Scored:
