@@ -368,6 +368,20 @@ def test_bf16_stays_close_to_float32(settings: dict[str, Any]) -> None:
     assert nn.functional.cosine_similarity(*flat, dim=0) > 0.95
 
 
+def test_channels_last_images_in_bf16() -> None:
+    # Their likelihood's gradients once crashed the process in the backward pass of a convolution.
+    model = IODINE(recipe("iodine-tetrominoes").model.replaced(image_shape=(3, 35, 35), refinement_steps=1))
+    model.to(memory_format=torch.channels_last)
+    images = pictures(2, (3, 35, 35))
+    losses = []
+    for each in (images, images.to(memory_format=torch.channels_last)):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(each, generator=noise())
+        out.loss.mean().backward()
+        losses.append(out.loss.detach())
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_two_ranks_see_what_one_process_sees() -> None:
     """Halves of a batch with sharded noise: their losses are the whole's, and their gradients average to its."""
     model, images = small(**PORT).double(), pictures(4).double()

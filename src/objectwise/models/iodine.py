@@ -166,6 +166,9 @@ class IODINE(SceneModel):
         # The inner gradients need grad mode whatever the caller's; what inference mode made cannot take part in it.
         with torch.inference_mode(False), torch.enable_grad():
             images = images.clone() if images.is_inference() else images
+            # Channels-last images give channels-last gradients of the likelihood, and PyTorch 2.13's bfloat16 convolutions crash
+            # in their backward pass on those.
+            images = images.contiguous()
             noise = self._noise(images, generator)
             fixed = self.refinement.fixed(images)
             state = self._start(images)
