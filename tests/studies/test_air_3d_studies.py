@@ -143,6 +143,9 @@ def test_supervised_networks_are_kept_and_differ(tmp_path: Path) -> None:
     assert torch.equal(first.head.weight, again.head.weight)
     other = scenes.supervised(trial, tmp_path, turn="angle")
     assert not torch.equal(first.head.weight, other.head.weight)
+    plain = scenes.supervised(trial, tmp_path, attention=False)
+    assert plain.attention is None
+    assert first.attention is not None
     dataset: Any = trial.experiment.build_data()
     images, truth = dataset.batch("val", range(64)).images, dataset.scene("val", range(64))
     untrained = type(first)(first.config)

@@ -42,8 +42,8 @@ WHY = (
     "against the pixels, and on same-colour pairs alone colour tells nothing."
 )
 LONGER, LONGER_STEPS = "mixture loss, longer", 3_000
-"""Where ``quick`` trains the mixture loss beyond the others' steps: after 1,000 some seeds leave the darkest colour, green, to the
-background's slot."""
+"""Where ``quick`` trains the mixture loss beyond the others' steps: after 1,000 some seeds leave the darkest colour, green, to
+the background's slot."""
 CANDIDATES = (*LOSSES, "wide sigma", LONGER)
 """What the better loss is chosen from: both losses, the mixture loss with a wider sigma, and trained longer."""
 SEEDS = {
