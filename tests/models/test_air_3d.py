@@ -12,11 +12,11 @@ from torch import Tensor
 
 from objectwise.core import UserError, check_model
 from objectwise.data.table_scenes import SingleObjectConfig, TableScenesConfig
-from objectwise.models import air_3d
+from objectwise.models import air_3d, air_estimators
 from objectwise.models.air_3d import AIR3D, AIR3DConfig
 from objectwise.models.air_3d_attention import on_table
 from objectwise.models.air_3d_baselines import fit_supervised, in_order, optimise, supervised_loss
-from objectwise.models.air_estimators import count_prior_logits, log_count_weights
+from objectwise.models.air_estimators import Draw, count_prior_logits, log_count_weights, log_joint
 from objectwise.rendering.tabletop import (
     Renderer,
     TableScene,
@@ -53,6 +53,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"identity": "score", "estimator": "score", "gradient": "spsa"},
     {"identity": "collapsed", "num_steps": 2, "attention": True},
     {"identity": "collapsed", "num_steps": 3, "estimator": "collapsed"},
+    {"num_steps": 3, "estimator": "collapsed"},
     {"gradient": "evolution", "camera": "inferred", "num_steps": 2, "attention": True},
     {"gradient": "autograd", "camera": "inferred", "num_steps": 2},
     {"num_steps": 3, "attention": True, "residual": True},
@@ -230,6 +231,39 @@ def test_poses_of_a_drawn_combination_are_unbiased(monkeypatch: pytest.MonkeyPat
     assert draws.std(0)[1:3].min() > 1e-3
 
 
+def test_a_collapsed_count_with_sampled_kinds_by_brute_force() -> None:
+    """The gradient, averaged over all combinations, is that of the exact mean of the bound over kinds."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    scores, place = random(1, 2, 3).requires_grad_(), random(1, 3).requires_grad_()
+    table, prior, ratio = 2.0 * random(3, 3, 3), random(2), random(1, 3)
+    table[..., 0], table[..., 1] = table[0, 0, 0], table[:, :1, 1]  # of the first n kinds alone
+    kinds, logits = scores.log_softmax(dim=2), torch.zeros(1, 2, dtype=torch.float64)
+    exact, estimated = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    gradients: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for first, second in itertools.product(range(3), repeat=2):
+        chosen = torch.tensor([[first, second]])
+        alternatives = torch.stack([table[:, second], table[first]]).unsqueeze(0)
+        likelihood = table[first, second].unsqueeze(0) + place
+        draw = Draw(logits, prior, likelihood, ratio, ratio)
+        weight = kinds[0, 0, first].exp() * kinds[0, 1, second].exp()
+        own = torch.stack([torch.zeros(()), kinds[0, 0, first], kinds[0, 1, second]]) + math.log(3.0)
+        own = own * torch.tensor([0.0, 1.0, 1.0])
+        exact = exact + weight * log_joint(draw._replace(log_ratio=ratio + own)).logsumexp(dim=1).sum()
+        alone = (alternatives + place.detach()).expand(1, 2, 3, 3)
+        given = air_3d._with_sampled_kinds(draw, ratio, kinds, chosen, alone)
+        estimated = estimated + weight.detach() * air_estimators.collapsed(given).bound.sum()
+        joint = log_joint(given).logsumexp(dim=1).sum()
+        for total, part in zip(gradients, torch.autograd.grad(joint, (scores, place), retain_graph=True), strict=True):
+            total.append(weight.detach() * part)
+    torch.testing.assert_close(estimated, exact.detach())
+    for total, wanted in zip(gradients, torch.autograd.grad(exact, (scores, place)), strict=True):
+        torch.testing.assert_close(torch.stack(total).sum(dim=0), wanted)
+
+
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
@@ -362,8 +396,8 @@ def test_the_gradient_in_poses_is_that_of_the_loss() -> None:
 def test_impossible_settings() -> None:
     with pytest.raises(UserError, match="use identity local-expectation"):
         AIR3DConfig(identity="enumeration", num_steps=5)
-    with pytest.raises(UserError, match="collapsed needs identity enumeration"):
-        AIR3DConfig(estimator="collapsed")
+    with pytest.raises(UserError, match="collapsed needs identity local-expectation"):
+        AIR3DConfig(estimator="collapsed", identity="score")
     with pytest.raises(UserError, match="autograd needs family primitives"):
         AIR3DConfig(gradient="autograd", scene=TabletopConfig(family="tableware"))
     with pytest.raises(UserError, match="1 or 3 channels, not 2"):

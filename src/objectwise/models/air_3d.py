@@ -172,8 +172,10 @@ class AIR3DConfig(Config):
             )
         if self.residual and not self.attention:
             raise ValueError("residual needs attention")
-        if self.estimator == "collapsed" and self.identity not in ("enumeration", "collapsed"):
-            raise ValueError(f"estimator collapsed needs identity enumeration or collapsed, not {self.identity}")
+        if self.estimator == "collapsed" and self.identity == "score":
+            raise ValueError(
+                "estimator collapsed needs identity local-expectation, enumeration or collapsed, not score"
+            )
         if self.gradient == "autograd" and self.scene.family != "primitives":
             raise ValueError("gradient autograd needs family primitives; use finite-difference")
         return self
@@ -194,6 +196,22 @@ class Step(NamedTuple):
     std: Tensor
     latent: Tensor
     kinds: Tensor
+
+
+class Fit(NamedTuple):
+    """How well the scenes of a chain explain the images.
+
+    Attributes:
+        log_likelihood: (B, N+1) E_k[log p(x | x_n)], or an estimate of it; log p(x | z, n) where kinds are collapsed.
+        cross_entropy: (B, N+1) of q(k_1..k_n) to r, where kinds are collapsed.
+        chosen: (B, N) the sampled kinds, and
+        alternatives: (B, N, K, N+1) log p(x | x_n) with object i made every kind, where these are still to be summed.
+    """
+
+    log_likelihood: Tensor
+    cross_entropy: Tensor | None = None
+    chosen: Tensor | None = None
+    alternatives: Tensor | None = None
 
 
 class View(NamedTuple):
@@ -431,19 +449,21 @@ class AIR3D(SceneModel):
         ratio = [_log_ratio(latent, mean, std) for latent, mean, std in latents]
         kl_kinds = nn.functional.pad(kl_kinds, (1, 0))
         logits = torch.stack([found.logit for found in chain], dim=1)
-        log_likelihood, cross_entropy = self._log_likelihood(images, view, chain, kinds, generator, step)
+        fit = self._fit(images, view, chain, kinds, generator, step)
         draw = Draw(
             logits=logits,
             prior_logits=prior,
-            log_likelihood=log_likelihood,
+            log_likelihood=fit.log_likelihood,
             kl=torch.stack(kl, dim=1) + kl_kinds,
             log_ratio=torch.stack(ratio, dim=1) + kl_kinds,
         )
-        if cross_entropy is None:
+        if fit.chosen is not None and fit.alternatives is not None:
+            return _with_sampled_kinds(draw, torch.stack(ratio, dim=1), kinds, fit.chosen, fit.alternatives), None
+        if fit.cross_entropy is None:
             return draw, None
-        return draw, (log_count_weights(logits.detach()).exp() * cross_entropy).sum(dim=1)
+        return draw, (log_count_weights(logits.detach()).exp() * fit.cross_entropy).sum(dim=1)
 
-    def _log_likelihood(
+    def _fit(
         self,
         images: Tensor,
         view: View,
@@ -451,11 +471,8 @@ class AIR3D(SceneModel):
         kinds: Tensor,
         generator: torch.Generator | None,
         step: int | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, N+1) E_k[log p(x | x_n)], or an unbiased estimate of it, with the gradient that the settings ask for.
-
-        Where kinds are collapsed: log p(x | z, n), and (B, N+1) the cross-entropies of q(k_1..k_n) to r.
-        """
+    ) -> Fit:
+        """Likelihoods with the gradient that the settings ask for."""
         config = self.config
         sigma = annealed(config.likelihood_std_start, config.likelihood_std, config.likelihood_std_steps, step)
         constant = images[0].numel() * (math.log(sigma) + 0.5 * math.log(2.0 * math.pi))
@@ -479,7 +496,7 @@ class AIR3D(SceneModel):
             if not collapsed:
                 errors, _ = self._errors(rows, whole, False, blur, generator)
                 density = log_density(errors).view(len(images), times, -1)
-                return (each.sum(dim=1).exp().unsqueeze(2) * density).sum(dim=1), None
+                return Fit((each.sum(dim=1).exp().unsqueeze(2) * density).sum(dim=1))
             exact = times <= _EXACT
             with torch.set_grad_enabled(exact and torch.is_grad_enabled()):
                 errors, _ = self._errors(rows, whole, False, blur, generator)
@@ -490,28 +507,30 @@ class AIR3D(SceneModel):
             before = nn.functional.pad(each.cumsum(dim=1), (0, 0, 1, 0)).mT
             cross_entropy = -(posterior.exp() * before).sum(dim=1)
             if exact:
-                return value, cross_entropy
+                return Fit(value, cross_entropy)
             # ∇ log Σ_k p(k) p(x | k) = E_r[∇ log p(x | k)]: one combination per count.
             drawn = _choose(posterior.mT, generator)
             counts = drawn.shape[1]
             some = scene.repeated(counts)._replace(kind=every[drawn].flatten(0, 1))
             errors, _ = self._errors(images.repeat_interleave(counts, 0), some, False, blur, generator)
             slope = log_density(errors).view(len(images), counts, counts).diagonal(dim1=1, dim2=2)
-            return value + (slope - slope.detach()), cross_entropy
+            return Fit(value + (slope - slope.detach()), cross_entropy)
         chosen = _choose(kinds, generator)
         scene = TableScene(chosen, pose, torch.ones_like(chosen, dtype=torch.bool), view.camera)
         local = config.identity == "local-expectation"
         errors, others = self._errors(images, scene, local, blur, generator)
         value = log_density(errors)
         if others is not None:
+            if config.estimator == "collapsed" and generator is not None:
+                return Fit(value, chosen=chosen, alternatives=log_density(others))
             # Σ_k ∇q(k_i) log p(x | k_i = k, the others): a term of value zero for every object.
             q = kinds.exp()
-            return value + torch.einsum("bik,bikn->bn", q - q.detach(), log_density(others)), None
+            return Fit(value + torch.einsum("bik,bikn->bn", q - q.detach(), log_density(others)))
         if local:
-            return value, None
+            return Fit(value)
         log_q = kinds.gather(2, chosen.unsqueeze(2)).squeeze(2)
         before = nn.functional.pad(log_q.cumsum(dim=1), (1, 0))
-        return value + (before - before.detach()) * value.detach(), None
+        return Fit(value + (before - before.detach()) * value.detach())
 
     def _errors(
         self, images: Tensor, scene: TableScene, alternatives: bool, blur: float, generator: torch.Generator | None
@@ -691,6 +710,32 @@ class AIR3D(SceneModel):
         boxes = boxes[:, 1].unflatten(0, (batch, number + 1)).float()
         boxes[:, 0] = boxes.new_tensor([0.0, 0.0, self.look.width, self.look.height])
         return Decoded(components, whole.coverage.float(), whole.images.float()), boxes
+
+
+def _with_sampled_kinds(draw: Draw, ratio: Tensor, kinds: Tensor, chosen: Tensor, alternatives: Tensor) -> Draw:
+    """A draw whose kinds are samples, so that log Σ_n exp a_n is an unbiased estimate of its mean over them, gradient included.
+
+    With f(k) = log Σ_n exp a_n(z, k), whose a_n has −log q(k_i) / p(k_i) for every object i ≤ n, ∇ E_k f is the mean of
+    Σ_i Σ_k ∇q(k_i = k) f(k_i = k, the others as sampled) + ∇f. The first sum is added to every a_n as a term of value zero.
+
+    Args:
+        draw: with expected divergences of kinds.
+        ratio: (B, N+1) log ratios of camera and poses alone.
+        kinds: (B, N, K) log q(k_i).
+        chosen: (B, N) the sample.
+        alternatives: (B, N, K, N+1) log p(x | x_n) with object i made every kind.
+    """
+    log_q = kinds.gather(2, chosen.unsqueeze(2)).squeeze(2)
+    own = nn.functional.pad(log_q + math.log(kinds.shape[2]), (1, 0))
+    sampled = draw._replace(log_ratio=ratio + own)
+    rest = (air_estimators.log_joint(sampled) - sampled.log_likelihood).detach()
+    steps = torch.arange(1, chosen.shape[1] + 1, device=kinds.device)
+    included = torch.arange(rest.shape[1], device=kinds.device) >= steps.unsqueeze(1)
+    change = (kinds - log_q.unsqueeze(2)).detach().unsqueeze(3) * included.unsqueeze(1)
+    bound = (rest[:, None, None] + alternatives.detach() - change).logsumexp(dim=3)
+    q = kinds.exp()
+    surrogate = ((q - q.detach()) * bound).sum(dim=(1, 2))
+    return sampled._replace(log_likelihood=sampled.log_likelihood + surrogate.unsqueeze(1))
 
 
 def _guessed_view(renderer: Renderer, scene: TableScene) -> TableView:

@@ -46,8 +46,8 @@ def air_3d_single() -> Experiment:
 def air_3d_table(preset: str = "primitives") -> Experiment:
     """AIR in 3D on none to three objects on a table, 32×32; presets: primitives, tableware, camera (inferred as well).
 
-    Three steps, each of which attends to what those before it leave unexplained; the count summed exactly, kinds by local
-    expectation, central finite differences.
+    Three steps, each of which attends to what those before it leave unexplained; the count summed inside the logarithm, kinds by
+    local expectation, central finite differences.
     """
     presets: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "primitives": ({"rotation_fold": 4}, {}),
@@ -61,7 +61,15 @@ def air_3d_table(preset: str = "primitives") -> Experiment:
         "air-3d-table",
         "air_3d",
         "air_3d_table",
-        model={"num_steps": 3, "residual": True, **_SIGHT, "blur_steps": 200, **_COUNT, **model},
+        model={
+            "num_steps": 3,
+            "estimator": "collapsed",
+            "residual": True,
+            **_SIGHT,
+            "blur_steps": 200,
+            **_COUNT,
+            **model,
+        },
         data=data,
         training=_TRAINING,
     )

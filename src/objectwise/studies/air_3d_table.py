@@ -56,7 +56,7 @@ class _Scale(NamedTuple):
 
 _SCALES = {
     "smoke": _Scale(6, 4, 1, 1, 48),
-    "quick": _Scale(3_000, 3_000, 3, 3, 2_000),
+    "quick": _Scale(2_000, 2_000, 3, 3, 2_000),
     "full": _Scale(20_000, 20_000, 3, 3, 2_000),
 }
 
