@@ -55,7 +55,8 @@ def write_figures(
         the report's path.
     """
     batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
-    sections = [_decomposition_section(batch, out)]
+    left_out = found.details.get("count_accuracy", {}).get("left_out", "")
+    sections = [_decomposition_section(batch, out, f"Counts are not scored: {left_out}." if left_out else "")]
     if out.slots.shape[1] == 1 and out.posterior is not None:
         sections.append(_latents_section(model, dataset, run, experiment, found, batch, out))
     if _has_slots(out):
@@ -83,7 +84,7 @@ def write_figures(
     )
 
 
-def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
+def _decomposition_section(batch: Batch, out: Decomposition, text: str) -> figures.Section:
     drawn: list[tuple[Figure | bytes, str]] = []
     if out.boxes is not None:
         drawn.append((figures.boxes_figure(batch, out), "found boxes, one colour per step"))
@@ -92,7 +93,7 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
         drawn += slot_figures(batch, out)
     else:
         drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
-    return figures.Section("Objects", figures=drawn)
+    return figures.Section("Objects", text=text, figures=drawn)
 
 
 def _latents_section(
