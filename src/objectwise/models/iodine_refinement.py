@@ -119,8 +119,9 @@ class Refinement(nn.Module):
                 flat["dzp"] = self._normalised_gradient(flat["dzp"])
                 shown["dzp"] = flat["dzp"][..., None, None].expand(-1, -1, -1, *images.shape[2:])
         hidden = self._first(images, fixed, shown, batch, slots)
-        for halving in self.rest:
-            hidden = halving(nn.functional.elu(hidden, inplace=True))
+        for number, halving in enumerate(self.rest):
+            # What the first one says may be a view; changed in place, it would be copied by autograd, layouts mixed up.
+            hidden = halving(nn.functional.elu(hidden, inplace=number > 0))
         with float32_island(images.device):
             # ELU here, not in place: it is of the wide values that the mean is taken.
             features = nn.functional.elu(wide(hidden)).mean(dim=(2, 3)).unflatten(0, (batch, slots))
