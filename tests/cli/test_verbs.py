@@ -94,6 +94,24 @@ def test_evaluate_a_bare_model(cli: Cli, finished_run: Path, tmp_path: Path) -> 
     assert found["count_accuracy"] == json.loads((finished_run / "results.json").read_text())["count_accuracy"]
 
 
+def test_a_model_of_one_slot_is_told_not_to_count(cli: Cli, tmp_path: Path) -> None:
+    """No count accuracy of "always one", neither as scores nor in the report, and a word on why."""
+    small = [*SMALL, "--eval-size", "20"]
+    flags = [flag.replace("--", "--data.") if flag.startswith("--") else flag for flag in small]
+    words = ["--model.channels", 2, "--model.hidden-size", 8, "--model.latent-size", 3, "--training.max-steps", 1]
+    assert cli("train", "vae-digits", *flags, *words, "--out", "whole").code == 0
+    record = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert "count_accuracy" not in record
+    assert "one slot" in record["details"]["count_accuracy"]["left_out"]
+    page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
+    assert "count accuracy" not in page
+    assert "Counts are not scored: the model has one slot" in page
+    done = cli("evaluate", "whole", "--limit", 5)
+    assert done.code == 0
+    assert "count" not in done.out
+    assert "counts are not scored: the model has one slot" in done.err
+
+
 # -- decompose ----------------------------------------------------------------------------------------------------
 
 

@@ -170,6 +170,34 @@ def test_images_do_not_see_each_other() -> None:
     torch.testing.assert_close(both.slots[:1], alone.slots, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [PUBLISHED, PORT, PORT_FIRST], ids=["published", "port", "first port"])
+def test_tells_what_its_network_is_given(settings: dict[str, Any]) -> None:
+    """Step by step what the refinement network gets in a forward pass, whose trajectory has the same numbers."""
+    model, images = small(**{**settings, "flat_inputs": ("dzp", "zp")}).double(), pictures().double()
+    given: list[dict[str, Tensor]] = []
+    original = model.refinement.forward
+
+    def watched(images: Tensor, fixed: Any, shown: Any, vectors: Any, *rest: Any) -> Any:
+        given.append({name: value.detach() for name, value in (dict(shown) | dict(vectors)).items()})
+        return original(images, fixed, shown, vectors, *rest)
+
+    with torch.no_grad():
+        steps = model.refinement_inputs(images)
+        model.refinement.forward = watched  # type: ignore[method-assign]
+        told = model(images, trajectory=True).trajectory
+    assert len(steps) == len(given) == model.config.refinement_steps
+    for step, expected, guess in zip(steps, given, told, strict=False):
+        assert set(step) == {*model.config.spatial_inputs, *model.config.flat_inputs}
+        for name, value in expected.items():
+            torch.testing.assert_close(step[name], value, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(step["image"], images)
+        torch.testing.assert_close(step["zp"].chunk(2, dim=2)[0], guess.posterior.mean)
+        if "pred_mask" in step:
+            torch.testing.assert_close(step["pred_mask"].squeeze(2), guess.masks)
+            torch.testing.assert_close(step["components"], guess.components)
+        assert not any(value.requires_grad for value in step.values())
+
+
 # -- by the book --------------------------------------------------------------------------------------------------
 
 

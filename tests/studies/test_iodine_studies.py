@@ -12,7 +12,7 @@ import torch
 from test_studies import account_of, cells, fake_run
 from torch import Tensor, nn
 
-from objectwise.core import Decomposition, FactorSpec, presence_from_masks
+from objectwise.core import Decomposition, FactorSpec, Posterior, presence_from_masks
 from objectwise.data.clevr_like import ClevrLikeConfig
 from objectwise.data.multi_dsprites import MultiDspritesConfig
 from objectwise.metrics.properties import matched_slots, property_data
@@ -21,11 +21,17 @@ from objectwise.studies import named_study
 from objectwise.studies.iodine_ablations import BASE, QUICK, VARIANTS, differences
 from objectwise.studies.iodine_decomposition import PUBLISHED, SETS, IodineDecomposition, scores_by_step
 from objectwise.studies.iodine_disentanglement import (
+    CODE,
+    HEADS,
     KINDS,
     RANGE,
+    SCALES,
+    SLOT,
     Slots,
     factor_classes,
+    heads_of,
     latent_ranks,
+    parts_of,
     recombined,
     traversals,
 )
@@ -186,7 +192,8 @@ def known_slots(count: int = 3) -> Slots:
     vectors = torch.arange(count * 3 * 2, dtype=torch.float32).view(count, 3, 2)
     factors = {"x": torch.rand(count, 3), "shape": torch.tensor([[0, 1, 2]] * count)}
     data = property_data(vectors, factors, ids, masks=masks)
-    return Slots(data, torch.ones(count, 3, 2), matched_slots(data))
+    pixels = torch.stack([(ids == entity).sum(dim=(1, 2)) for entity in range(3)], dim=1)
+    return Slots(data, torch.ones(count, 3, 2), matched_slots(data), pixels)
 
 
 def test_objects_get_the_slot_of_their_mask_and_unseen_ones_none() -> None:
@@ -247,7 +254,77 @@ def test_disentanglement_reads_every_factor_with_both_heads(tmp_path: Path) -> N
         assert all(set(found["factors"]) == set(names) for found in record["heads"].values())
         assert 0.0 <= record["dci"]["informativeness"]["value"] <= 1.0
         assert all(kl >= 0.0 for kl in record["latents"]["kl"])
+        assert {source: set(heads) for source, heads in record["largest"].items()} == {
+            SLOT: set(HEADS),
+            CODE: set(HEADS),
+        }
+        for found in (found for heads in record["largest"].values() for found in heads.values()):
+            assert set(found["factors"]) == set(names)
+            assert (found["objects"], found["unmatched"]) == (8, 0)  # one object per image, and one slot or code for it
     assert sprites_record["dci"]["factors"] == ["shape", "scale", "x", "y", "color 0", "color 1", "color 2"]
+    assert not any("VAE" in str(row[0]) for row in cells(account))
+
+
+def test_the_vae_sees_the_same_scenes_with_a_code_as_long_as_a_slot() -> None:
+    for scale in ("smoke", "quick", "full"):
+        trials = named_study("iodine-disentanglement").trials(Settings(scale, seeds=2))
+        by_key: dict[str, Any] = {trial.key: trial.experiment for trial in trials}
+        assert len(by_key) == len(trials) == 8
+        for key in ("sprites", "clevr"):
+            for seed in range(2):
+                slots, whole = by_key[f"{key}-seed{seed}"], by_key[f"{key}-vae-seed{seed}"]
+                assert (slots.model_name, whole.model_name) == ("iodine", "vae")
+                assert whole.data == slots.data
+                assert (whole.seed, whole.model.latent_size) == (seed, slots.model.latent_size)
+
+
+def test_the_largest_object_is_the_one_with_the_most_visible_pixels() -> None:
+    slots = known_slots()
+    slots.pixels[1, 2] = 9
+    chosen = slots.largest
+    assert chosen.selected.tolist() == [[False, True, False], [False, False, True], [False, True, False]]
+    hidden = replace(slots, data=replace(slots.data, selected=torch.zeros(3, 3, dtype=torch.bool)))
+    assert not hidden.largest.selected.any()
+
+
+class Codes(nn.Module):
+    """One code per image: the horizontal place of its largest object."""
+
+    def __init__(self, dataset: Any, split_images: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        batches = [dataset.batch(split, np.arange(split_images)) for split in ("train", "val", "test")]
+        self.images = torch.cat([batch.images for batch in batches])
+        ids = torch.cat([batch.instances for batch in batches])
+        pixels = nn.functional.one_hot(ids.long(), 4)[..., 1:].sum(dim=(1, 2))
+        places = torch.cat([batch.factors["x"] for batch in batches])[:, 1:]
+        self.codes = places.gather(1, pixels.argmax(dim=1, keepdim=True))
+
+    def forward(self, images: Tensor) -> Decomposition:
+        rows = [int((self.images - image).abs().flatten(1).sum(dim=1).argmin()) for image in images]
+        code = self.codes[rows].unsqueeze(1)
+        return Decomposition(
+            loss=torch.zeros(len(images)),
+            terms={},
+            reconstruction=images,
+            components=images.unsqueeze(1),
+            masks=torch.ones(len(images), 1, *images.shape[2:]),
+            slots=code,
+            presence=torch.ones(len(images), 1),
+            posterior=Posterior(code, torch.ones_like(code)),
+        )
+
+
+def test_a_code_that_knows_the_largest_object_is_read_without_error() -> None:
+    """And is of little use for an object of another rule."""
+    data = sprites(120)
+    scale = replace(SCALES["smoke"], images=(120, 60, 60))
+    parts = parts_of(Codes(data, 120), data, scale, ("x",))
+    specs = {"x": data.factor_specs["x"]}
+    found = heads_of([part.largest for part in parts], specs=specs, seed=0, max_steps=1_500)
+    assert found["linear"]["factors"]["x"]["value"] > 0.98
+    smallest = [replace(part, pixels=1_000 - part.pixels).largest for part in parts]
+    assert heads_of(smallest, specs=specs, seed=0, max_steps=500)["linear"]["factors"]["x"]["value"] < 0.5
 
 
 # -- ablations --------------------------------------------------------------------------------------------------------

@@ -52,6 +52,33 @@ def test_counts_that_are_wrong() -> None:
     assert np.array(found.details["count_accuracy"]["confusion"])[3, 1] == 9
 
 
+class Whole(Toy):
+    """The toy without its background slot, and with a probability of each count if it is told one."""
+
+    count_probs: Tensor | None = None
+
+    def forward(self, images: Tensor, **options: Any) -> Decomposition:
+        found = super().forward(images, **options)
+        keep = found.object_slots
+        masks = torch.ones_like(found.masks[:, keep])
+        parts = {name: getattr(found, name)[:, keep] for name in ("components", "slots", "presence")}
+        probs = None if self.count_probs is None else self.count_probs.expand(len(images), -1)
+        return dataclasses.replace(found, masks=masks, background=(), posterior=None, count_probs=probs, **parts)
+
+
+def test_a_model_of_one_slot_is_not_said_to_count() -> None:
+    """Always one object is no answer; with a probability of each count it is."""
+    dataset = data()
+    model = Whole(toy().config)
+    assert model.decompose(dataset.batch("val", range(2)).images).num_slots == 1
+    found = evaluate(model, dataset, split="val")
+    assert found.counts is None
+    assert not any("count" in name for name in found.scores)
+    assert "one slot" in found.details["count_accuracy"]["left_out"]
+    model.count_probs = torch.tensor([[0.1, 0.9]])
+    assert evaluate(model, dataset, split="val").scores["count_accuracy"] == 1.0
+
+
 def test_without_labels_there_are_no_label_scores() -> None:
     dataset = data()
     plain = dataset.batch

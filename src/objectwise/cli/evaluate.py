@@ -169,6 +169,9 @@ def _print_scores(found: Evaluation) -> None:
     width = max(map(len, found.scores))
     for name, value in found.scores.items():
         print(f"{name:<{width}}  {value:.4f}")
+    left_out = found.details.get("count_accuracy", {}).get("left_out")
+    if left_out:
+        print(f"counts are not scored: {left_out}", file=sys.stderr)
     if found.counts is not None:
         print(f"{'confusion':<{width}}  {json.dumps(found.counts.confusion.tolist())}  (rows: true count)")
     for name, group in found.groups.items():

@@ -21,6 +21,7 @@ from objectwise.figures.latents import (
 from objectwise.figures.masks import masks_figure
 from objectwise.figures.parts import parts_figure
 from objectwise.figures.refinement import refinement_figure
+from objectwise.figures.refinement_inputs import refinement_inputs_figure
 from objectwise.figures.report import Section, Table, write_report
 from objectwise.figures.samples import samples_figure
 from objectwise.figures.seed_scores import seed_scores_figure
@@ -66,6 +67,7 @@ __all__ = [
     "rate_distortion_figure",
     "recombination_figure",
     "refinement_figure",
+    "refinement_inputs_figure",
     "samples_figure",
     "seed_scores_figure",
     "seeds_figure",

@@ -46,7 +46,7 @@ from objectwise.core import (
     presence_from_masks,
     uniforms,
 )
-from objectwise.models.iodine_config import IODINEConfig
+from objectwise.models.iodine_config import FIXED_INPUTS, IODINEConfig
 from objectwise.models.iodine_refinement import Refinement, State
 from objectwise.nn.broadcast_convolution import PaddedBroadcastDecoder
 from objectwise.nn.divergences import kl_normal
@@ -165,10 +165,7 @@ class IODINE(SceneModel):
         config, last = self.config, self.config.refinement_steps
         # The inner gradients need grad mode whatever the caller's; what inference mode made cannot take part in it.
         with torch.inference_mode(False), torch.enable_grad():
-            images = images.clone() if images.is_inference() else images
-            # Channels-last images give channels-last gradients of the likelihood, and PyTorch 2.13's bfloat16 convolutions crash
-            # in their backward pass on those.
-            images = images.contiguous()
+            images = _plain(images)
             noise = self._noise(images, generator)
             fixed = self.refinement.fixed(images)
             state = self._start(images)
@@ -191,6 +188,32 @@ class IODINE(SceneModel):
             steps = tuple(self._decomposition(g, b, bounds[0]).detach() for g, b in zip(guesses, bounds, strict=False))
             return replace(found, trajectory=steps) if trajectory else found
 
+    def refinement_inputs(
+        self, images: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[dict[str, Tensor], ...]:
+        """What the refinement network is given at each of the T steps, by name, before its layer normalisation, detached.
+
+        Pictures are (B, K, c, H, W), or (B, c, H, W) where all slots share them; ``zp`` and ``dzp`` are (B, K, 2 Z), also where
+        ``dzp`` is laid on every pixel. The constant ``flat_capacity`` is left out.
+
+        Args:
+            images: as for :meth:`forward`.
+            generator: as for :meth:`forward`, whose steps these are.
+        """
+        found: list[dict[str, Tensor]] = []
+        with torch.inference_mode(False), torch.enable_grad():
+            images = _plain(images)
+            noise, fixed, state = self._noise(images, generator), self.refinement.fixed(images), self._start(images)
+            for t in range(self.config.refinement_steps):
+                _, after = self._step(images, fixed, state, noise[t], False, False, False, found)
+                state = after.detach()
+        unchanged = {
+            name: self.refinement.fixed_input(name, images).detach()
+            for name in self.config.spatial_inputs
+            if name in FIXED_INPUTS
+        }
+        return tuple(unchanged | step for step in found)
+
     def _step(
         self,
         images: Tensor,
@@ -200,6 +223,7 @@ class IODINE(SceneModel):
         learning: bool,
         weighed: bool,
         last: bool,
+        seen: list[dict[str, Tensor]] | None = None,
     ) -> tuple[Guess, State]:
         """Decode and score a sample of the posterior; unless it is the last one, refine the posterior.
 
@@ -211,6 +235,7 @@ class IODINE(SceneModel):
             learning: whether the loss will be differentiated.
             weighed: whether this step has a weight in it.
             last: whether it is the last one.
+            seen: if given, what the refinement network is shown is added to it.
         """
         posterior = state.posterior
         if not posterior.requires_grad:
@@ -241,6 +266,9 @@ class IODINE(SceneModel):
             return guess, state
         assert slopes is not None
         pictures, vectors = self._inputs(images, guess, slopes, posterior)
+        if seen is not None:
+            flat = {name: vector for name, vector in vectors.items() if name in self.config.all_inputs}
+            seen.append({name: value.detach() for name, value in (pictures | flat).items()})
         base = posterior.detach() if self.config.gradient_scope == "all" else posterior
         return guess, self.refinement(images, fixed, pictures, vectors, state, base)
 
@@ -389,7 +417,7 @@ class IODINE(SceneModel):
         with float32_island(images.device):
             pictures = self.pictures(images, guess.means, guess.logits, slopes)
         vectors = {"zp": posterior}
-        if "dzp" in (*config.spatial_inputs, *config.flat_inputs):
+        if "dzp" in config.all_inputs:
             vectors["dzp"] = slopes.posterior
         stopped: set[str] = set()
         if config.gradient_scope != "none":
@@ -478,6 +506,15 @@ class IODINE(SceneModel):
                 logits = logits + presence.clamp_min(1e-6).log()[:, :, None, None]
             masks = logits.softmax(dim=1)
             return Decoded(means, masks, (masks.unsqueeze(2) * means).sum(dim=1))
+
+
+def _plain(images: Tensor) -> Tensor:
+    """The images as tensors that can take part in gradients, channels first.
+
+    Channels-last images give channels-last gradients of the likelihood, and PyTorch 2.13's bfloat16 convolutions crash in their
+    backward pass on those.
+    """
+    return (images.clone() if images.is_inference() else images).contiguous()
 
 
 def _leave_one_out_plainly(values: Tensor) -> Tensor:

@@ -158,6 +158,11 @@ class IODINEConfig(Config):
                 return tuple((steps + 1 - t) / (steps + 1) for t in range(steps + 1))
 
     @property
+    def all_inputs(self) -> tuple[str, ...]:
+        """Names of the refinement network's inputs, pictures first."""
+        return (*self.spatial_inputs, *self.flat_inputs)
+
+    @property
     def detached_inputs(self) -> bool:
         """Whether no refinement input is differentiated."""
         return self.gradient_scope in ("inputs", "all")

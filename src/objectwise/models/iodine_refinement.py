@@ -65,7 +65,7 @@ class Refinement(nn.Module):
         names = [name for name in _NORMALISED if name in self.channels] if learned else []
         # Over all of a picture, with one scale and shift per channel: a group norm of one group.
         self.norms = nn.ModuleDict({name: nn.GroupNorm(1, self.channels[name], eps=_EPSILON) for name in names})
-        if learned and "dzp" in (*config.spatial_inputs, *config.flat_inputs):
+        if learned and "dzp" in config.all_inputs:
             self.norms["dzp"] = nn.LayerNorm(twice, eps=_EPSILON)
         kernel, padding = config.encoder_kernel, config.padding
         self.first = Halving(sum(self.channels.values()), config.encoder_widths[0], kernel, padding)
@@ -89,7 +89,7 @@ class Refinement(nn.Module):
         names = [name for name in self.channels if name in FIXED_INPUTS]
         if not names or not self.config.levers.shared_channels:
             return None
-        stack = torch.cat([self._fixed_input(name, images) for name in names], dim=1)
+        stack = torch.cat([self.fixed_input(name, images) for name in names], dim=1)
         return self.first.part(stack, self._kernels(names), None)
 
     def forward(
@@ -119,8 +119,9 @@ class Refinement(nn.Module):
                 flat["dzp"] = self._normalised_gradient(flat["dzp"])
                 shown["dzp"] = flat["dzp"][..., None, None].expand(-1, -1, -1, *images.shape[2:])
         hidden = self._first(images, fixed, shown, batch, slots)
-        for halving in self.rest:
-            hidden = halving(nn.functional.elu(hidden, inplace=True))
+        for number, halving in enumerate(self.rest):
+            # What the first one says may be a view; changed in place, it would be copied by autograd, layouts mixed up.
+            hidden = halving(nn.functional.elu(hidden, inplace=number > 0))
         with float32_island(images.device):
             # ELU here, not in place: it is of the wide values that the mean is taken.
             features = nn.functional.elu(wide(hidden)).mean(dim=(2, 3)).unflatten(0, (batch, slots))
@@ -152,7 +153,7 @@ class Refinement(nn.Module):
     ) -> Tensor:
         """The first convolution: (B K, c, H/2, W/2)."""
         if not self.config.levers.shared_channels:
-            stack = [self._fixed_input(name, images) if name in FIXED_INPUTS else shown[name] for name in self.channels]
+            stack = [self.fixed_input(name, images) if name in FIXED_INPUTS else shown[name] for name in self.channels]
             whole = [part if part.ndim == 5 else part.unsqueeze(1).expand(-1, slots, -1, -1, -1) for part in stack]
             alone: Tensor = self.first(torch.cat(whole, dim=2).flatten(0, 1))
             return alone
@@ -178,8 +179,8 @@ class Refinement(nn.Module):
         weight = self.first.weight
         return torch.cat([weight[:, starts[name] : starts[name] + self.channels[name]] for name in names], dim=1)
 
-    def _fixed_input(self, name: str, images: Tensor) -> Tensor:
-        """(B, c, H, W)."""
+    def fixed_input(self, name: str, images: Tensor) -> Tensor:
+        """One of the pictures that neither slots nor steps change: (B, c, H, W)."""
         match name:
             case "image":
                 return images

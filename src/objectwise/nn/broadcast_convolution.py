@@ -105,12 +105,15 @@ class BroadcastConvolution(nn.Module):
             rows, columns = (weight.new_tensor([inside for _, inside in side]) for side in (self.rows, self.columns))
             own = torch.einsum("odij,ri,cj->rcod", weight[:, : self.latent_size], rows, columns)
             of_code = nn.functional.linear(codes.to(weight.dtype), own.flatten(0, 2)).unflatten(1, own.shape[:3])
+            # As a matrix product: PyTorch has no fast gradient of a convolution of so few channels.
             padding = self.convolution.padding
-            of_place = nn.functional.conv2d(self.surroundings, weight[:, self.latent_size :], bias, padding=padding)
+            assert not isinstance(padding, str)
+            taps = nn.functional.unfold(self.surroundings, self.convolution.kernel_size, padding=padding)
+            of_place = nn.functional.linear(taps[0].T, weight[:, self.latent_size :].flatten(1), bias)
         kind = codes.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         heights, widths = ([size for size, _ in side] for side in (self.rows, self.columns))
-        laid: Tensor = _Laid.apply(of_code, of_place[0].permute(1, 2, 0).contiguous(), heights, widths, dtype)
+        laid: Tensor = _Laid.apply(of_code, of_place.unflatten(0, self.surroundings.shape[2:]), heights, widths, dtype)
         return laid
 
     def of_tiles(self, codes: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from matplotlib.figure import Figure
 from torch import nn
@@ -56,7 +57,9 @@ def write_figures(
         the report's path.
     """
     batch, out = next(decompositions(model, dataset, found.split, np.arange(min(_SHOWN, dataset.splits[found.split]))))
-    sections = [_decomposition_section(batch, out), *_scene_sections(model, batch, out)]
+    left_out = found.details.get("count_accuracy", {}).get("left_out", "")
+    sections = [_decomposition_section(batch, out, f"Counts are not scored: {left_out}." if left_out else "")]
+    sections += _scene_sections(model, batch, out)
     if out.slots.shape[1] == 1 and out.posterior is not None:
         sections.append(_latents_section(model, dataset, run, experiment, found, batch, out))
     if _has_slots(out):
@@ -84,7 +87,7 @@ def write_figures(
     )
 
 
-def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
+def _decomposition_section(batch: Batch, out: Decomposition, text: str) -> figures.Section:
     drawn: list[tuple[Figure | bytes, str]] = []
     if out.boxes is not None:
         drawn.append((figures.boxes_figure(batch, out), "found boxes, one colour per step"))
@@ -93,7 +96,7 @@ def _decomposition_section(batch: Batch, out: Decomposition) -> figures.Section:
         drawn += slot_figures(batch, out)
     else:
         drawn.append((figures.decomposition_figure(batch, out), "segmentation and what each slot draws"))
-    return figures.Section("Objects", figures=drawn)
+    return figures.Section("Objects", text=text, figures=drawn)
 
 
 def _scene_sections(model: Any, batch: Batch, out: Decomposition) -> list[figures.Section]:
@@ -146,7 +149,33 @@ def _refinement_sections(model: nn.Module, dataset: Dataset, split: str) -> list
         return []
     caption = "before the first and after each refinement step; slots behind their masks, grey frames: nothing there"
     drawn = [(figures.refinement_figure(batch, out, image=int(row)), caption) for row in shown]
-    return [figures.Section("Refinement", figures=list(drawn))]
+    return [figures.Section("Refinement", figures=[*drawn, *refinement_inputs(model, batch, out)])]
+
+
+def refinement_inputs(model: Any, batch: Batch, out: Decomposition) -> list[tuple[Figure, str]]:
+    """What a refining model's network is given about one slot of the first image, with a caption; empty for other models.
+
+    The slot is the one that wins the second most pixels: the first one is most often the background.
+
+    Args:
+        model: with ``refinement_inputs(images)``, or without.
+        batch: images.
+        out: of the same images.
+    """
+    if not hasattr(model, "refinement_inputs"):
+        return []
+    images = batch.images[:1].to(next(model.parameters()).device)
+    steps = model.refinement_inputs(images)
+    if not steps:
+        return []
+    pixels = torch.bincount(out.segmentation()[0].flatten(), minlength=out.num_slots)
+    slot = int(pixels.argsort(descending=True, stable=True)[1])
+    caption = (
+        f"what the refinement network is given about slot {slot} of the first image, the one with the second most pixels, before "
+        "layer normalisation; blue: below zero, red: above, with the ends of the scale below; bars: means in blue, what scales "
+        "are made of in orange"
+    )
+    return [(figures.refinement_inputs_figure(steps, slot=slot), caption)]
 
 
 def _has_slots(out: Decomposition) -> bool:

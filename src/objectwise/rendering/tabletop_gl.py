@@ -89,7 +89,8 @@ class MeshAtlas:
         except ImportError:
             raise UserError("backend 'moderngl' needs the package moderngl; pip install 'objectwise[gl]'") from None
         try:
-            self.context: Any = moderngl.create_context(standalone=True, backend="egl")
+            create: Any = moderngl.create_context  # its stubs do not know of backends by name
+            self.context: Any = create(standalone=True, backend="egl")
         except Exception as error:
             raise UserError(f"OpenGL without a window (EGL) does not work here: {error}; use backend 'numba'") from None
         self.config = config

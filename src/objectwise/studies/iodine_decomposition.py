@@ -15,7 +15,7 @@ from objectwise.data.cache import cache_folder
 from objectwise.figures import Section, Table
 from objectwise.recipes.experiment import Experiment
 from objectwise.recipes.iodine import iodine_clevr6, iodine_multi_dsprites, iodine_tetrominoes
-from objectwise.recipes.reporting import failure_section
+from objectwise.recipes.reporting import failure_section, refinement_inputs
 from objectwise.recipes.runs import load, run_experiment
 from objectwise.studies import scene_scores as scenes
 from objectwise.studies.monet_decomposition import SceneSet
@@ -249,7 +249,8 @@ class IodineDecomposition:
         gallery = failure_section(model, dataset, "test", limit=limit, shown=count)
         one, steps = next(decompositions(model, dataset, "test", np.arange(1), trajectory=True))
         refined = (figures.refinement_figure(one, steps), "refinement of the first test image, first seed")
-        return Section(group, figures=[(figure, caption), refined, *gallery.figures])
+        seen = refinement_inputs(model, one, steps)
+        return Section(group, figures=[(figure, caption), refined, *seen, *gallery.figures])
 
 
 def scores_by_step(model: Any, dataset: Any, *, limit: int, steps: int | None = None) -> dict[str, list[float | None]]:

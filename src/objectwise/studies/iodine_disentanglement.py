@@ -1,9 +1,13 @@
-"""What IODINE's slots hold: latents moved one by one, slots swapped between scenes, factors read from slots, and DCI per slot."""
+"""What IODINE's slots hold: latents moved one by one, slots swapped between scenes, factors read from slots, and DCI per slot.
+
+Beside the slots stands a plain VAE with one code of the same size for the whole image. A code cannot be matched with one object
+among several, so the two are asked for an object that the picture itself names: the one with the most visible pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,8 @@ from objectwise.studies.study import Account, Settings, Trial
 from objectwise.training.evaluation import decompositions
 
 HEADS: tuple[Head, ...] = ("linear", "mlp1")
+SLOT, CODE = "slot", "VAE"
+"""What is read: the slot of an object, or one code of the whole image."""
 RANGE = tuple(np.linspace(-1.25, 1.25, 7).tolist())
 """Values that a moved latent takes, the same for all (the range of the released notebook)."""
 DEAD_KL = 0.01
@@ -48,6 +54,12 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...], int]] = {
     "clevr": ("CLEVR-like", ("shape", "size", "material", "color", "x", "y"), 4_000),
 }
 """Key -> title, the factors that are read, and steps in ``quick``. Angles are left out: most shapes look the same at several."""
+
+
+CODE_STD = 0.05
+"""σ of the VAE's pixels, about the standard deviation of IODINE's logistic ones, 0.054: a nat weighs the same in both."""
+CODE_STEPS: Mapping[str, int] = {"smoke": 2, "quick": 4_000, "full": 200_000}
+"""Steps of the VAE; of 64 images each but in ``smoke``, so that it sees more images than IODINE does in ``quick``."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,13 @@ class Slots:
         data: posterior means, factors, and how slots and objects overlap.
         std: (B, K, Z) posterior standard deviations.
         slot: (B, E) the slot of each visible object, one to one; −1 for all others.
+        pixels: (B, E) how many pixels of each entity can be seen.
     """
 
     data: PropertyData
     std: Tensor
     slot: Tensor
+    pixels: Tensor
 
     @property
     def objects(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +114,13 @@ class Slots:
         image, _, slot = self.objects
         return self.data.slots[image, slot], self.std[image, slot]
 
+    @property
+    def largest(self) -> PropertyData:
+        """The same with one object per image selected: that with the most visible pixels, the first on ties."""
+        shown = self.pixels.where(self.data.selected, -1)
+        first = nn.functional.one_hot(shown.argmax(dim=1), shown.shape[1]).bool()
+        return replace(self.data, selected=first & self.data.selected)
+
 
 class IodineDisentanglement:
     """A training of each kind of scenes, and what can be read from and done with its slots."""
@@ -108,9 +129,10 @@ class IodineDisentanglement:
     title = "What the slots of IODINE hold"
 
     def trials(self, settings: Settings) -> list[Trial]:
-        """Both kinds of scenes, seed by seed."""
+        """Both kinds of scenes, seed by seed; and a VAE for each, on the same scenes."""
         seeds = settings.seeds_or(1 if settings.scale == "smoke" else 3)
-        return [self._trial(key, seed, settings) for seed in seeds for key in KINDS]
+        slots = [self._trial(key, seed, settings) for seed in seeds for key in KINDS]
+        return [*slots, *(self._whole(trial, settings) for trial in slots)]
 
     def _trial(self, key: str, seed: int, settings: Settings) -> Trial:
         title, _, steps = KINDS[key]
@@ -129,36 +151,52 @@ class IodineDisentanglement:
         )
         return Trial(f"{key}-seed{seed}", experiment, title)
 
+    def _whole(self, trial: Trial, settings: Settings) -> Trial:
+        """A VAE on the scenes of a trial of IODINE, its code as long as one slot."""
+        of_slots = trial.experiment
+        model = {"latent_size": of_slots.model.latent_size, "likelihood_std": CODE_STD}  # type: ignore[attr-defined]
+        steps = CODE_STEPS[settings.scale]
+        training = scenes.tiny(steps) if settings.scale == "smoke" else {**scenes.budget(steps), "batch_size": 64}
+        experiment = Experiment.of(
+            of_slots.name,
+            "vae",
+            of_slots.data_name,
+            model=model,
+            data=of_slots.data,
+            training=training,
+            seed=of_slots.seed,
+        )
+        return Trial(whole_key(trial.key), experiment, f"{trial.group}, VAE")
+
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
         """Heads' scores and DCI of every seed, and pictures of the first one of each kind."""
         scale = SCALES[settings.scale]
         records: list[dict[str, Any]] = []
         pictures: dict[str, Section] = {}
-        for trial in trials:
+        of_slots = [trial for trial in trials if trial.experiment.model_name == "iodine"]
+        by_key = {trial.key: trial for trial in trials}
+        for trial in of_slots:
             names = next(names for title, names, _ in KINDS.values() if title == trial.group)
             model: Any = load(runs[trial.key])
             dataset = run_experiment(runs[trial.key]).build_data()
-            parts = [
-                slots_of(model, dataset, split, images, names)
-                for split, images in zip(("train", "val", "test"), scale.images, strict=True)
-            ]
+            parts = parts_of(model, dataset, scale, names)
+            whole = by_key[whole_key(trial.key)]
+            codes = parts_of(load(runs[whole.key]), dataset, scale, names)
             specs = {name: spec for name, spec in dataset.factor_specs.items() if name in names}  # type: ignore[attr-defined]
-            data = [part.data for part in parts]
             seed = trial.experiment.seed
+            asked: dict[str, Any] = {"specs": specs, "seed": seed, "max_steps": scale.head_steps}
             records.append(
                 {
                     **scenes.run_record(trial, runs[trial.key]),
                     "foreground_ari": scenes.scene_scores(model, dataset, limit=scale.images[2]).summary()[
                         "foreground_ari"
                     ],
-                    "heads": {
-                        head: told(
-                            predict_properties(
-                                data[0], data[1], data[2], specs, head=head, seed=seed, max_steps=scale.head_steps
-                            )
-                        )
-                        for head in HEADS
+                    "heads": heads_of([part.data for part in parts], **asked),
+                    "largest": {
+                        SLOT: heads_of([part.largest for part in parts], **asked),
+                        CODE: heads_of([part.largest for part in codes], **asked),
                     },
+                    "vae": scenes.run_record(whole, runs[whole.key]),
                     "dci": slot_dci(parts[0], specs, scale, seed),
                     "latents": latent_ranks(parts[2], model.config.prior_variance),
                 }
@@ -168,9 +206,10 @@ class IodineDisentanglement:
                 pictures[trial.group] = self._pictures(trial.group, model, dataset, parts[2], records[-1], count)
         sections = [
             self._heads(records),
+            self._largest(records),
             self._dci(records),
             *pictures.values(),
-            Section("Over training", figures=[scenes.curve_figure(trials, runs, "foreground_ari", "foreground ARI")]),
+            Section("Over training", figures=[scenes.curve_figure(of_slots, runs, "foreground_ari", "foreground ARI")]),
         ]
         results = {"range": RANGE, "bins": BINS, "dead_kl": DEAD_KL, "images": scale.images, "trials": records}
         return Account(results, sections, summary=summary_text(records))
@@ -216,6 +255,53 @@ class IodineDisentanglement:
                 figure = figures.seed_scores_figure(scores, "R² or accuracy", limits=scenes.UNIT)
                 drawn.append((figure, f"{group}: R² of numbers, accuracy of classes, a dot per seed"))
         return Section("Factors read from slots", text=text, table=Table(header, rows), figures=drawn)
+
+    def _largest(self, records: Sequence[Mapping[str, Any]]) -> Section:
+        columns = [f"{source}, {head}" for source in (SLOT, CODE) for head in HEADS]
+        header = ["", "seed", "factor", "score", "chance", *columns, "images", "VAE's steps"]
+        rows = []
+        for record in records:
+            for name, found in record["largest"][SLOT][HEADS[0]]["factors"].items():
+                values = [
+                    record["largest"][source][head]["factors"][name]["value"]
+                    for source in (SLOT, CODE)
+                    for head in HEADS
+                ]
+                kind = "R²" if found["score"] == "r2" else "accuracy"
+                chance, images = shown(found["chance"]), record["largest"][SLOT][HEADS[0]]["objects"]
+                steps = f"{record['vae']['steps']:,}"
+                rows.append([record["group"], record["seed"], name, kind, chance, *map(shown, values), images, steps])
+        text = (
+            "The paper compares slots with a VAE of one code. No matching says for which of several objects a whole image's code "
+            "should be read, so both are asked for the object with the most visible pixels, and heads are trained and scored on "
+            "it alone: from the slot whose mask is nearest to it, and from the code of a plain VAE, as long as one slot, trained "
+            f"on the same scenes with pixels of σ {CODE_STD}. The slot has its mask to say which object is meant; the code has "
+            "to describe all objects in as many numbers as the slot has for one."
+        )
+        drawn = []
+        for group in dict.fromkeys(record["group"] for record in records):
+            part = [record for record in records if record["group"] == group]
+            scores = {
+                name: {
+                    f"{source}, {head}": scenes.numbers(
+                        [record["largest"][source][head]["factors"][name]["value"] for record in part]
+                    )
+                    for source in (SLOT, CODE)
+                    for head in HEADS
+                }
+                for name in part[0]["largest"][SLOT][HEADS[0]]["factors"]
+            }
+            if any(value == value for columns in scores.values() for values in columns.values() for value in values):
+                figure = figures.seed_scores_figure(scores, "R² or accuracy", limits=scenes.UNIT)
+                drawn.append(
+                    (figure, f"{group}: of the largest object, R² of numbers, accuracy of classes, a dot per seed")
+                )
+        return Section(
+            "The largest object: a slot, or one code of the whole image",
+            text=text,
+            table=Table(header, rows),
+            figures=drawn,
+        )
 
     def _dci(self, records: Sequence[Mapping[str, Any]]) -> Section:
         header = [
@@ -275,6 +361,29 @@ class IodineDisentanglement:
 _DCI = ("disentanglement", "completeness", "informativeness")
 
 
+def whole_key(key: str) -> str:
+    """Key of the VAE that stands beside a trial of IODINE."""
+    kind, _, seed = key.rpartition("-")
+    return f"{kind}-vae-{seed}"
+
+
+def parts_of(model: nn.Module, dataset: Dataset, scale: Scale, names: Sequence[str]) -> list[Slots]:
+    """Slots of the first images of the training, validation and test split."""
+    splits = zip(("train", "val", "test"), scale.images, strict=True)
+    return [slots_of(model, dataset, split, images, names) for split, images in splits]
+
+
+def heads_of(
+    data: Sequence[PropertyData], specs: Mapping[str, FactorSpec], seed: int, max_steps: int
+) -> dict[str, dict[str, Any]]:
+    """What either head reads, trained on the first part, stopped by the second, scored on the third."""
+    train, val, test = data
+    return {
+        head: told(predict_properties(train, val, test, specs, head=head, seed=seed, max_steps=max_steps))
+        for head in HEADS
+    }
+
+
 def slots_of(model: nn.Module, dataset: Dataset, split: str, images: int, names: Sequence[str]) -> Slots:
     """Slots of the first images of a split, matched to the objects that can be seen.
 
@@ -285,7 +394,7 @@ def slots_of(model: nn.Module, dataset: Dataset, split: str, images: int, names:
         images: how many at most.
         names: of the factors to keep.
     """
-    parts, stds = [], []
+    parts, stds, pixels = [], [], []
     for batch, out in decompositions(model, dataset, split, np.arange(min(images, dataset.splits[split])), 32):
         assert batch.instances is not None
         assert out.posterior is not None
@@ -296,8 +405,10 @@ def slots_of(model: nn.Module, dataset: Dataset, split: str, images: int, names:
             )
         )
         stds.append(out.posterior.std.float())
+        entities = parts[-1].selected.shape[1]
+        pixels.append(nn.functional.one_hot(batch.instances.long(), entities).sum(dim=(1, 2)))
     data = PropertyData.joined(parts)
-    return Slots(data, torch.cat(stds), matched_slots(data))
+    return Slots(data, torch.cat(stds), matched_slots(data), torch.cat(pixels))
 
 
 def told(found: PropertyScores) -> dict[str, Any]:

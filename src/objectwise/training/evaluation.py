@@ -16,6 +16,8 @@ from objectwise.metrics.groups import GroupScores, GroupSettings, metric_group
 from objectwise.metrics.reconstruction import mse
 from objectwise.metrics.segmentation import foreground_ari
 
+CANNOT_COUNT = "the model has one slot for the whole image and cannot count"
+"""Why there are no count scores."""
 _SAME_MASK = 1e-3
 """Masks that differ by no more than this everywhere are one kind."""
 
@@ -29,7 +31,7 @@ class Evaluation:
         images: number of images.
         scores: name -> number; NaN values are left out.
         details: policies, numbers of images scored and skipped, confusion matrix, by name of the score.
-        counts: the count scores, where the data have counts.
+        counts: the count scores, where the data have counts and the model can count.
         groups: metric group -> what it found, for the groups that were asked for.
     """
 
@@ -85,8 +87,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on the first ``limit`` samples of a split.
 
-    Loss and terms always; the mean number of objects found where the model counts; count accuracy where the data have counts;
-    foreground ARI where they have masks.
+    Loss and terms always; the mean number of objects found where the model counts; count accuracy where the data have counts
+    and the model more than one slot, or a probability of each count; foreground ARI where the data have masks.
 
     Args:
         model: keeps the contract.
@@ -123,7 +125,8 @@ def evaluate(
             columns.setdefault(name, []).append(values.double().numpy())
         if batch.counts is not None:
             true_counts.append(batch.counts.numpy())
-            found_counts.append(out.counts().numpy())
+            if out.num_slots > 1 or out.count_probs is not None:
+                found_counts.append(out.counts().numpy())
         groups.add(batch, out)
     summary = _summary(split, size, columns, true_counts, found_counts)
     return replace(summary, groups=groups.scores())
@@ -184,7 +187,9 @@ def _summary(
         if name == "foreground_ari":
             details[name] = {"degenerate": "skip", "n_scored": len(scored), "n_skipped": size - len(scored)}
     counts = None
-    if true_counts:
+    if true_counts and not found_counts:
+        details["count_accuracy"] = {"left_out": CANNOT_COUNT}
+    elif true_counts:
         counts = count_scores(np.concatenate(true_counts), np.concatenate(found_counts))
         scores["count_accuracy"] = counts.accuracy
         scores["count_mean_absolute_error"] = counts.mean_absolute_error
