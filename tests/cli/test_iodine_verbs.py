@@ -80,7 +80,7 @@ def test_the_report_shows_the_refinement(tmp_path: Path) -> None:
     sizes = {"num_slots": 4, "refinement_steps": 2, "latent_size": 4, "encoder_hidden": (6,), "lstm_size": 6}
     config = IODINEConfig(image_shape=(3, 35, 35), decoder_widths=(6,), encoder_widths=(6,), **sizes)  # type: ignore[arg-type]
     (section,) = reporting._refinement_sections(IODINE(config), data, "test")
-    assert len(section.figures) == 2
+    assert len(section.figures) == 3
     titles = [axes.get_title() for axes in section.figures[0][0].axes[:4]]
     assert titles == ["input", "start", "step 1", "step 2"]
     shown = np.asarray(section.figures[1][0].axes[0].images[0].get_array())

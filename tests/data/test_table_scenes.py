@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from data_helpers import assert_labels_match_pixels
 
 from objectwise.core import UserError, check_dataset
 from objectwise.data import config_class
+from objectwise.data.folder import FolderConfig, write_folder
 from objectwise.data.table_scenes import SingleObjectConfig, TableScenesConfig
 from objectwise.rendering.tabletop import TabletopConfig, numba_is_there
 
@@ -70,3 +72,11 @@ def test_impossible_settings() -> None:
         TableScenesConfig(counts=(0,))
     with pytest.raises(UserError, match=r"find no place on a table of extent 0\.3"):
         TableScenesConfig(extent=0.3, counts=(3,)).build().batch("train", [0])
+
+
+def test_written_as_a_folder_classes_keep_their_symmetries(tmp_path: Path) -> None:
+    data = TableScenesConfig(eval_size=24).build()
+    write_folder(data, "val", 24, tmp_path / "out")
+    read = FolderConfig(root=str(tmp_path / "out")).build()
+    assert read.factor_specs["kind"] == data.factor_specs["kind"]
+    assert read.factor_specs["kind"].symmetries == ("cube", "sphere", "axis")

@@ -105,7 +105,7 @@ def test_quick_studies_keep_to_two_hours() -> None:
                 step = iodine_seconds(trial)
             step = AIR_3D_SECONDS.get(name, step)
             seconds += 30.0 + step * trial.experiment.training.max_steps
-        assert seconds / 2 <= 100 * 60, f"{name}: {seconds / 120:.0f} minutes"
+        assert seconds / 2 <= 110 * 60, f"{name}: {seconds / 120:.0f} minutes"
 
 
 def iodine_seconds(trial: Trial) -> float:

@@ -86,7 +86,7 @@ def _read_specs(path: Path) -> dict[str, FactorSpec]:
         return {}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {name: FactorSpec(**{**entry, "categories": tuple(entry.get("categories", ()))})
+        return {name: FactorSpec(**{**entry, **{key: tuple(entry.get(key, ())) for key in ("categories", "symmetries")}})
                 for name, entry in entries.items()}  # fmt: skip
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} does not describe factors by unit, kind, low, high and categories") from None
