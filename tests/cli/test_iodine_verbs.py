@@ -104,4 +104,8 @@ def test_two_processes_train_like_one(cli: Cli, tmp_path: Path) -> None:
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
             assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-3)
         weights = [torch.load(checkpoint_files(run)[-1], weights_only=True)["state_dict"] for run in runs]
-        assert all(torch.allclose(weights[0][key], weights[1][key], atol=2e-5) for key in weights[0])
+        for state in weights:
+            # The mask logits' common bias changes no mask: its gradient is rounding, which Adam makes steps of full length of.
+            state["model.decoder.rest.1.bias"][0] = 0.0
+        for key, value in weights[0].items():
+            torch.testing.assert_close(weights[1][key], value, rtol=1e-5, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
