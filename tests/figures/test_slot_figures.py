@@ -267,6 +267,9 @@ def test_every_seed_is_a_dot_and_medians_are_lines() -> None:
     assert levels == [0.1, 0.5, 0.6, 0.8]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["different", "same", "published"]
     assert axes.get_ylim() == (0.0, 1.0)
+    long = {f"a rather long name of the method number {number}": [0.5] for number in range(4)}
+    named = seed_scores_figure({"one": long, "two": long}, "score")
+    assert named.legends[0].get_window_extent().x1 <= named.bbox.x1
     wider = seed_scores_figure({"one": {"": [-0.3, 2.0]}}, "score", limits=(0.0, 1.0)).axes[0]
     assert wider.get_ylim() == (-0.3, 2.0)
     assert seed_scores_figure({"one": {"": [1e-3, 1e-2]}}, "error", log=True).axes[0].get_yscale() == "log"

@@ -13,6 +13,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from objectwise.core import UserError
 from objectwise.figures import style
 
+_MARK, _LETTER = 0.45, 0.065
+"""Inches that a mark and a letter take in the legend."""
+
 
 def seed_scores_figure(
     scores: Mapping[str, Mapping[str, Sequence[float]]],
@@ -69,10 +72,12 @@ def seed_scores_figure(
     if published:
         handles.append(Line2D([], [], color=style.MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="published"))
     if len(handles) > 1:
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        across = int(figure.get_figwidth() / (_MARK + _LETTER * longest))
         figure.legend(
             handles=handles,
             loc="outside upper left",
-            ncols=min(4, len(handles)),
+            ncols=min(4, len(handles), max(1, across)),
             frameon=False,
             fontsize=8.5,
             labelcolor=style.INK,
