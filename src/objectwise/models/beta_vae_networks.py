@@ -23,6 +23,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from objectwise.nn.broadcast_decoder import SpatialBroadcastDecoder
+from objectwise.nn.doubling_convolution import DoublingConvTranspose2d
 from objectwise.nn.initialise import truncated_normal
 
 Architecture = Literal["fc", "conv", "all_conv", "paper_fc", "conv64", "burgess"]
@@ -126,7 +127,7 @@ def decoder(architecture: Architecture, shape: Shape, latents: int) -> nn.Sequen
     dense = _dense((latents, *(_DENSE,) * _DENSE_LAYERS[architecture], maps[0] * rows * columns), nn.ReLU)
     layers = [*dense, nn.ReLU(), nn.Unflatten(1, (maps[0], rows, columns))]
     for before, after in itertools.pairwise((*maps, colours)):
-        layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), nn.ReLU()]
+        layers += [DoublingConvTranspose2d(before, after), nn.ReLU()]
     return _scaled(nn.Sequential(*layers[:-1]))
 
 

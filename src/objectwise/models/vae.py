@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from objectwise.core import Config, Decoded, Decomposition, Posterior, SceneModel, UserError, normal
 from objectwise.nn.divergences import kl_normal
+from objectwise.nn.doubling_convolution import DoublingConvTranspose2d
 from objectwise.nn.float32 import float32_island
 
 _HALVINGS = 3
@@ -76,11 +77,11 @@ class VAE(SceneModel):
             nn.Linear(hidden, wide * rows * columns),
             nn.ReLU(),
             nn.Unflatten(1, (wide, rows, columns)),
-            nn.ConvTranspose2d(wide, maps, 4, stride=2, padding=1),
+            DoublingConvTranspose2d(wide, maps),
             nn.ReLU(),
-            nn.ConvTranspose2d(maps, maps, 4, stride=2, padding=1),
+            DoublingConvTranspose2d(maps, maps),
             nn.ReLU(),
-            nn.ConvTranspose2d(maps, colours, 4, stride=2, padding=1),
+            DoublingConvTranspose2d(maps, colours),
             nn.Sigmoid(),
         )
 
