@@ -44,4 +44,5 @@ def hardware_class(device_type: str) -> str:
         if bool(getattr(torch.cpu, flag, lambda: False)())
     ]
     kind = "+".join(extras) or torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} CPU ({kind}), {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU ({kind}), {threads} thread{'s' if threads > 1 else ''}"
