@@ -567,6 +567,26 @@ def test_learned_sigma() -> None:
     assert "log_sigma" not in small().state_dict()
 
 
+def test_sigma_falls_in_training_and_stays_where_it_was_left() -> None:
+    """Exponentially from its start; evaluation takes that of the last training step, as does a model that is loaded."""
+    model = small(sigma_start=0.4, sigma=0.1, sigma_steps=10)
+    images = pictures()
+    bounds = {}
+    for step, expected in ((0, 0.4), (5, 0.2), (10, 0.1), (50, 0.1)):
+        bounds[step] = model(images, generator=noise(), step=step).loss
+        assert model.sigma().item() == pytest.approx(expected)
+        fixed = small(sigma=expected)
+        fixed.load_state_dict({name: value for name, value in model.state_dict().items() if name != "annealed_sigma"})
+        torch.testing.assert_close(bounds[step], fixed(images, generator=noise()).loss, rtol=1e-5, atol=1e-3)
+    model(images, generator=noise(), step=5)
+    other = small(sigma_start=0.4, sigma=0.1, sigma_steps=10)
+    assert other.sigma().item() == pytest.approx(0.4)
+    other.load_state_dict(model.state_dict())
+    assert other.sigma().item() == pytest.approx(0.2)
+    torch.testing.assert_close(other(images).loss, model(images).loss)
+    assert "annealed_sigma" not in small().state_dict()
+
+
 # -- sizes --------------------------------------------------------------------------------------------------------
 
 PARAMETERS = {
@@ -654,6 +674,7 @@ def test_coordinates_and_padding() -> None:
         ({"decoder_widths": ()}, "decoder_widths .* must be one or more positive numbers"),
         ({"num_slots": 1}, "greater than or equal to 2"),
         ({"sigma": 25.5}, "less than or equal to 1"),
+        ({"sigma_start": 0.3, "learned_sigma": True}, "a learned sigma has no schedule"),
         ({"refinement_steps": -1}, "greater than or equal to 0"),
     ],
 )

@@ -58,10 +58,11 @@ from torch import Tensor, nn
 
 from objectwise.core import Config, Decoded, Decomposition, Posterior, SceneModel, UserError, normal
 from objectwise.models import air_estimators
-from objectwise.models.air_estimators import Draw, Estimate, annealed, log_count_weights
+from objectwise.models.air_estimators import Draw, Estimate, log_count_weights
 from objectwise.nn import spatial_transformer
 from objectwise.nn.divergences import kl_bernoulli, kl_normal
 from objectwise.nn.float32 import float32_island
+from objectwise.nn.schedules import annealed
 
 
 class AIRConfig(Config):

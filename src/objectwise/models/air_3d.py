@@ -61,10 +61,11 @@ from objectwise.core import (
 )
 from objectwise.models import air_estimators
 from objectwise.models.air_3d_attention import Attention, on_table
-from objectwise.models.air_estimators import Draw, annealed, log_count_weights
+from objectwise.models.air_estimators import Draw, log_count_weights
 from objectwise.nn import black_box
 from objectwise.nn.divergences import kl_normal
 from objectwise.nn.float32 import float32_island
+from objectwise.nn.schedules import annealed
 from objectwise.rendering.scene_errors import RenderedErrors, scene_errors
 from objectwise.rendering.tabletop import CAMERA, POSE, Renderer, TableScene, Tabletop, TabletopConfig, TableView
 from objectwise.rendering.tabletop_soft import SoftTabletop

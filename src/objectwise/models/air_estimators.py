@@ -189,13 +189,6 @@ def sample_presence(logits: Tensor, generator: torch.Generator) -> tuple[Tensor,
     return on, _alive(on.float())
 
 
-def annealed(start: float | None, end: float, steps: int, step: int | None) -> float:
-    """Exponentially from ``start`` at step 0 to ``end`` from ``steps`` on; ``end`` without a start or a step."""
-    if start is None or step is None:
-        return end
-    return start * (end / start) ** min(1.0, step / steps)
-
-
 def _alive(on: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(on[:, :1]), on.cumprod(dim=1)], dim=1)
 

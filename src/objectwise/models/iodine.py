@@ -65,6 +65,7 @@ from objectwise.nn.mixtures import (
     normal_log_density,
     per_channel_mixture,
 )
+from objectwise.nn.schedules import annealed
 
 _EVALUATION_STREAM = (1_000, 0)
 """Of the fixed noise."""
@@ -117,6 +118,7 @@ class IODINE(SceneModel):
 
     Config = IODINEConfig
     config: IODINEConfig
+    annealed_sigma: Tensor | None
 
     def __init__(self, config: IODINEConfig) -> None:
         super().__init__(config)
@@ -141,6 +143,7 @@ class IODINE(SceneModel):
             nn.init.uniform_(start, -limit, limit)
         self.initial = nn.Parameter(start, requires_grad=config.initial_posterior != "fixed")
         self.log_sigma = nn.Parameter(torch.tensor(math.log(config.sigma))) if config.learned_sigma else None
+        self.register_buffer("annealed_sigma", None if config.sigma_start is None else torch.tensor(config.sigma_start))
 
     # -- the two loops --------------------------------------------------------------------------------------------------
 
@@ -157,10 +160,12 @@ class IODINE(SceneModel):
         Args:
             images: (B, C, H, W) in [0, 1].
             generator: source of the posterior samples; None: fixed noise before the last step, posterior means at the last.
-            step: unused (no schedule).
+            step: of training, sets σ where it falls; None: σ as the last training step left it.
             trajectory: also return what every step says.
         """
-        del step
+        if step is not None and self.annealed_sigma is not None:
+            falling = annealed(self.config.sigma_start, self.config.sigma, self.config.sigma_steps, step)
+            self.annealed_sigma = torch.full_like(self.annealed_sigma, falling)
         learning = torch.is_grad_enabled()
         config, last = self.config, self.config.refinement_steps
         # The inner gradients need grad mode whatever the caller's; what inference mode made cannot take part in it.
@@ -315,7 +320,9 @@ class IODINE(SceneModel):
     # -- likelihood -----------------------------------------------------------------------------------------------------
 
     def sigma(self) -> Tensor:
-        """σ (or the logistic density's s), a scalar."""
+        """σ (or the logistic density's s), a scalar; where it falls, that of the last training step."""
+        if self.annealed_sigma is not None:
+            return self.annealed_sigma
         return self.initial.new_tensor(self.config.sigma) if self.log_sigma is None else self.log_sigma.exp()
 
     def _draw(self, slots: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,11 @@ class IODINEConfig(Config):
     """σ of the normal density, or scale s of the logistic one, whose standard deviation is 1.81 s; images are in [0, 1]."""
     learned_sigma: bool = False
     """Learn σ, one number for everything, starting from sigma."""
+    sigma_start: float | None = Field(None, gt=0.0, le=1.0)
+    """σ at step 0 of training, from which it falls exponentially to sigma; None: sigma throughout. Wide at first, it lets slots
+    part early (docs/notes/0011-wide-sigma-first.md)."""
+    sigma_steps: int = Field(5_000, ge=1)
+    """Steps in which it falls."""
     mask_floor: float = Field(0.0, ge=0.0, le=1e-3)
     """Added to the masks before their logarithm (the port: 1e-12)."""
     rgb: Literal["identity", "sigmoid"] = "identity"
@@ -209,6 +214,8 @@ class IODINEConfig(Config):
             raise ValueError("readout cell needs an LSTM to read from; set recurrent_cell lstm")
 
     def _check_training(self) -> None:
+        if self.sigma_start is not None and self.learned_sigma:
+            raise ValueError("a learned sigma has no schedule; switch learned_sigma off, or leave sigma_start out")
         untrained = self.gradient_scope == "all" and self.loss_weights in ("linspace", "last")
         if untrained and self.initial_posterior != "fixed":
             raise ValueError(
