@@ -746,12 +746,16 @@ def test_recipes_and_presets() -> None:
     assert (port.training.gradient_clip, port.training.batch_size, port.training.beta1) == (None, 32, 0.9)
     assert (first.model.spatial_inputs, first.model.flat_inputs) == (("coordinates", "dzp", "image"), ())
     assert (first.model.learned_sigma, first.model.sigma, first.model.loss_weights) == (True, 1.0, "last")
+    tuned = recipe("iodine-tetrominoes", preset="tuned")
+    assert (tuned.model.sigma_start, tuned.model.sigma, tuned.model.refinement_steps) == (0.3, 0.1, 3)
+    assert tuned.model.goes_in_one_pass
+    assert tuned.model.gradient_scale == 1 / tuned.training.batch_size
     assert recipe("iodine", "digits").data_name == "digits"
     with pytest.raises(UserError, match="no preset 'publishd'; did you mean 'published'"):
         recipe("iodine", preset="publishd")
 
 
-@pytest.mark.parametrize("preset", ["published", "paper", "port", "port-first"])
+@pytest.mark.parametrize("preset", ["published", "paper", "port", "port-first", "tuned"])
 def test_every_recipe_builds_its_model(preset: str) -> None:
     for name in ("tetrominoes", "multi-dsprites", "clevr6"):
         experiment = recipe(f"iodine-{name}", preset=preset)

@@ -38,14 +38,15 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "without dL/dposterior": ("inputs", {"flat_inputs": ("zp",)}),
     "image and dL/dposterior alone": ("inputs", {"spatial_inputs": ("coordinates", "image"), "flat_inputs": _FLAT}),
     "no layer norm": ("inputs", {"layer_norm": "off"}),
-    "sigma 0.05": ("likelihood", {"sigma": 0.05}),
-    "sigma 0.2": ("likelihood", {"sigma": 0.2}),
-    "sigma 0.3": ("likelihood", {"sigma": 0.3}),
-    "learned sigma": ("likelihood", {"learned_sigma": True}),
+    "sigma 0.1 throughout": ("likelihood", {"sigma_start": None}),
+    "sigma 0.3 throughout": ("likelihood", {"sigma_start": None, "sigma": 0.3}),
+    "sigma down to 0.05": ("likelihood", {"sigma": 0.05}),
+    "sigma down to 0.2": ("likelihood", {"sigma": 0.2}),
+    "learned sigma": ("likelihood", {"sigma_start": None, "sigma": 0.3, "learned_sigma": True}),
     "mixture per channel": ("likelihood", {"likelihood": "per_channel"}),
-    "logistic, s 0.03": ("likelihood", {"density": "logistic", "sigma": 0.03}),
+    "logistic, s 0.03": ("likelihood", {"density": "logistic", "sigma_start": 0.1, "sigma": 0.03}),
     "gradients everywhere": ("training", {"gradient_scope": "none"}),
-    "no input differentiated": ("training", {"gradient_scope": "inputs"}),
+    "some inputs differentiated": ("training", {"gradient_scope": "partial"}),
     "steps cut apart": ("training", {"gradient_scope": "all", "initial_posterior": "fixed"}),
     "last step's loss alone": ("training", {"loss_weights": "last"}),
     "uniform loss weights": ("training", {"loss_weights": "uniform"}),
@@ -56,10 +57,10 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Name -> what it is about, and the settings that differ from the whole model. With the steps cut apart the loss of the last
 step alone reaches the last update alone, so that nothing trains the initial posterior, which is then fixed."""
 
-QUICK = ("without the image", "without dL/dposterior", "no layer norm", "sigma 0.3", "learned sigma", "mixture per channel",
-         "logistic, s 0.03", "no input differentiated", "last step's loss alone")  # fmt: skip
+QUICK = ("without the image", "without dL/dposterior", "no layer norm", "sigma 0.1 throughout", "sigma 0.3 throughout",
+         "learned sigma", "mixture per channel", "some inputs differentiated", "last step's loss alone")  # fmt: skip
 """Variants of ``quick``."""
-QUICK_STEPS, FULL_STEPS = 1_500, 20_000
+QUICK_STEPS, FULL_STEPS = 4_000, 20_000
 SIZES: Mapping[str, Any] = {
     "decoder_widths": (32,) * 3,
     "decoder_kernel": 3,
@@ -70,8 +71,10 @@ SIZES: Mapping[str, Any] = {
     "num_slots": 4,
     "recurrent_cell": "none",
     "lstm_size": 128,
-    "refinement_steps": 4,
+    "refinement_steps": 3,
     "coordinates": "linear",
+    "gradient_scope": "inputs",
+    "sigma_start": 0.3,
 }
 """The network of all trials: small, so that three seeds of every variant fit into hours."""
 
@@ -89,11 +92,12 @@ class IodineAblations:
         return [self._trial(name, seed, settings.scale) for seed in seeds for name in (BASE, *names)]
 
     def _trial(self, name: str, seed: int, scale: str) -> Trial:
-        _, training = iodine_settings(iodine_multi_dsprites(), "smoke" if scale == "smoke" else "quick", 1)
+        _, training = iodine_settings(iodine_multi_dsprites, "smoke" if scale == "smoke" else "quick", 1)
         if scale != "smoke":
             steps = QUICK_STEPS if scale == "quick" else FULL_STEPS
             training = training.replaced(**scenes.budget(steps), batch_size=8 if scale == "quick" else 32)
-        values = {**SIZES, "spatial_inputs": PAPER_INPUTS, "flat_inputs": _FLAT, "padding": "tensorflow"}
+        sizes = {**SIZES, "sigma_steps": training.max_steps // 3 + 1, "gradient_scale": 1.0 / training.batch_size}
+        values = {**sizes, "spatial_inputs": PAPER_INPUTS, "flat_inputs": _FLAT, "padding": "tensorflow"}
         if scale == "smoke":
             values |= {"decoder_widths": (8, 8), "encoder_widths": (8, 8), "encoder_hidden": (16,), "lstm_size": 16}
             values |= {"latent_size": 4, "refinement_steps": 2}

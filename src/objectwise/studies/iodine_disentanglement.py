@@ -136,8 +136,8 @@ class IodineDisentanglement:
 
     def _trial(self, key: str, seed: int, settings: Settings) -> Trial:
         title, _, steps = KINDS[key]
-        base = iodine_multi_dsprites() if key == "sprites" else iodine_clevr6()
-        model, training = iodine_settings(base, settings.scale, steps)
+        made = iodine_multi_dsprites if key == "sprites" else iodine_clevr6
+        model, training = iodine_settings(made, settings.scale, steps)
         size: dict[str, Any] = {"image_size": 64 if settings.scale == "full" else 32}
         size |= {"eval_size": 8} if settings.scale == "smoke" else {}
         if key == "sprites":

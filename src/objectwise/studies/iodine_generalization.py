@@ -86,8 +86,8 @@ class IodineGeneralization:
 
     def _trial(self, key: str, seed: int, settings: Settings) -> Trial:
         kind, scale = KINDS[key], settings.scale
-        base = iodine_clevr6() if kind.rendered else iodine_multi_dsprites()
-        model, training = iodine_settings(base, scale, kind.quick_steps)
+        made = iodine_clevr6 if kind.rendered else iodine_multi_dsprites
+        model, training = iodine_settings(made, scale, kind.quick_steps)
         size: dict[str, Any] = {"image_size": kind.size if scale == "full" else 32}
         size |= {"eval_size": 6} if scale == "smoke" else {}
         data: Any = (
