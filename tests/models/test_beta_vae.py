@@ -129,6 +129,22 @@ def test_same_padding_is_tensorflows() -> None:
     np.testing.assert_allclose(layer(images)[0].detach().numpy(), expected, atol=1e-12)
 
 
+def test_same_transpose_equals_pytorchs_own() -> None:
+    """The interleaved 2×2 convolution against the transposed convolution without its last row and column, with all gradients."""
+    torch.manual_seed(0)
+    layer = SameConvTranspose2d(3, 2, 3, 2).double()
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    sources = [maps, *layer.parameters()]
+    found, expected = layer(maps), nn.ConvTranspose2d.forward(layer, maps)[..., :-1, :-1]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    towards = torch.randn_like(expected)
+    pairs = zip(
+        torch.autograd.grad(found, sources, towards), torch.autograd.grad(expected, sources, towards), strict=True
+    )
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 def test_transposed_convolution_is_the_transpose() -> None:
     """⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩ for the same kernel."""
     torch.manual_seed(0)
