@@ -74,7 +74,7 @@ SIZES: Mapping[str, Any] = {
     "refinement_steps": 3,
     "coordinates": "linear",
     "gradient_scope": "inputs",
-    "sigma_start": 0.3,
+    "sigma_start": 0.5,
 }
 """The network of all trials: small, so that three seeds of every variant fit into hours."""
 
@@ -96,7 +96,11 @@ class IodineAblations:
         if scale != "smoke":
             steps = QUICK_STEPS if scale == "quick" else FULL_STEPS
             training = training.replaced(**scenes.budget(steps), batch_size=8 if scale == "quick" else 32)
-        sizes = {**SIZES, "sigma_steps": training.max_steps // 3 + 1, "gradient_scale": 1.0 / training.batch_size}
+        sizes = {
+            **SIZES,
+            "sigma_steps": max(1, 6 * training.max_steps // 10),
+            "gradient_scale": 1.0 / training.batch_size,
+        }
         values = {**sizes, "spatial_inputs": PAPER_INPUTS, "flat_inputs": _FLAT, "padding": "tensorflow"}
         if scale == "smoke":
             values |= {"decoder_widths": (8, 8), "encoder_widths": (8, 8), "encoder_hidden": (16,), "lstm_size": 16}
