@@ -747,7 +747,7 @@ def test_recipes_and_presets() -> None:
     assert (first.model.spatial_inputs, first.model.flat_inputs) == (("coordinates", "dzp", "image"), ())
     assert (first.model.learned_sigma, first.model.sigma, first.model.loss_weights) == (True, 1.0, "last")
     tuned = recipe("iodine-tetrominoes", preset="tuned")
-    assert (tuned.model.sigma_start, tuned.model.sigma, tuned.model.refinement_steps) == (0.5, 0.1, 3)
+    assert (tuned.model.sigma_start, tuned.model.sigma, tuned.model.refinement_steps) == (0.3, 0.1, 3)
     assert tuned.model.goes_in_one_pass
     assert tuned.model.gradient_scale == 1 / tuned.training.batch_size
     assert recipe("iodine", "digits").data_name == "digits"

@@ -13,7 +13,7 @@
 * ``port-first``: the same port's first version, written to the text alone: the network sees the image and dL/dλ laid on every
   pixel as a decoded z is, and nothing else; a learned σ from 1; the last step's loss alone. Its normalisation over the batch
   is one over numbers here, because images must not see each other.
-* ``tuned``: ours, for an hour or two of one CPU core. The paper's likelihood with a σ that falls from .5, so that slots part
+* ``tuned``: ours, for an hour or two of one CPU core. The paper's likelihood with a σ that falls from .3, so that slots part
   early (docs/notes/0011-wide-sigma-first.md); three refinement steps, whose inputs are not differentiated; convolutions of 3×3
   and 32 maps, 16 latents; batches of 8, Adam 1e-3, 20,000 steps.
 
@@ -106,7 +106,7 @@ _TUNED: dict[str, Any] = {
     "lstm_size": 128,
     "latent_size": 16,
     "coordinates": "linear",
-    "sigma_start": 0.5,
+    "sigma_start": 0.3,
     "sigma_steps": 12_000,
     "refinement_steps": 3,
     "gradient_scope": "inputs",

@@ -74,7 +74,7 @@ SIZES: Mapping[str, Any] = {
     "refinement_steps": 3,
     "coordinates": "linear",
     "gradient_scope": "inputs",
-    "sigma_start": 0.5,
+    "sigma_start": 0.3,
 }
 """The network of all trials: small, so that three seeds of every variant fit into hours."""
 
