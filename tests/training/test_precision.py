@@ -39,9 +39,13 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         trained(tmp_path / "run", settings(1, accelerator="gpu"))
 
 
-def test_the_hardware_is_described_without_a_host_name() -> None:
+@pytest.mark.parametrize(("threads", "words"), [(1, ", 1 thread"), (2, ", 2 threads")])
+def test_the_hardware_is_described_without_a_host_name(
+    threads: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import socket
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert "CPU" in hardware_class("cpu")
-    assert "threads" in hardware_class("cpu")
+    assert hardware_class("cpu").endswith(words)
     assert socket.gethostname() not in hardware_class("cpu").split()
