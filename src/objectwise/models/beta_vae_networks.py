@@ -20,11 +20,10 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from objectwise.nn.broadcast_decoder import SpatialBroadcastDecoder
-from objectwise.nn.doubling_convolution import DoublingConvTranspose2d
+from objectwise.nn.doubling_convolution import DoublingConvTranspose2d, doubling_convolution
 from objectwise.nn.initialise import truncated_normal
 
 Architecture = Literal["fc", "conv", "all_conv", "paper_fc", "conv64", "burgess"]
@@ -53,22 +52,14 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """The transpose of :class:`SameConv2d` with a kernel of 3.
-
-    On a CPU as one 2×2 convolution, with an output channel for each of the four kinds of pixels (rows and columns even or odd),
-    whose outputs are then interleaved: oneDNN is slow at transposed convolutions of few channels in bfloat16.
-    """
+    """The transpose of :class:`SameConv2d` with a kernel of 3."""
 
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
         if maps.device.type != "cpu" or output_size is not None:
             return super().forward(maps, output_size)[..., :-1, :-1]
-        bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        # Row 2 i + a sees rows i − 1 + d of the input, d = 0, 1, through row 2 + a − 2 d of the kernel; row 3 of it is zero.
-        taps = nn.functional.pad(self.weight, (0, 1, 0, 1)).unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)
-        kernel = taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
-        padded = nn.functional.pad(maps, (1, 0, 1, 0))
-        return nn.functional.pixel_shuffle(nn.functional.conv2d(padded, kernel, bias), 2)
+        # Padding 1 with a kernel of 4 whose first row and column are zero is no padding with one of 3, less what is cut off.
+        return doubling_convolution(maps, nn.functional.pad(self.weight, (1, 0, 1, 0)), self.bias)
 
 
 def cells(architecture: Architecture, shape: Shape) -> int:

@@ -29,20 +29,30 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
         """(B, C, H, W) -> (B, C', 2 H, 2 W), channels last; other devices than the CPU use PyTorch's own."""
         if maps.device.type != "cpu" or output_size is not None:
             return super().forward(maps, output_size)
-        assert self.bias is not None
-        kinds = nn.functional.conv2d(maps, self._kernel(), self.bias.repeat(4), padding=1)
-        woven: Tensor = _Weave.apply(kinds)
-        return woven
+        return doubling_convolution(maps, self.weight, self.bias)
 
-    def _kernel(self) -> Tensor:
-        """(C, C', 4, 4) -> (4 C', C, 2, 2).
 
-        Row 2 i + a of the output sees rows i + a − 1 + d of the input, d = 0, 1, through row 3 − a − 2 d of the kernel.
-        """
-        inputs, outputs = self.weight.shape[:2]
-        taps = self.weight.flip(2, 3).view(inputs, outputs, 2, 2, 2, 2)  # d, a of rows; d, a of columns
-        kernel = taps.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, 2, 2)
-        return kernel.contiguous(memory_format=torch.channels_last)
+def doubling_convolution(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``conv_transpose2d(maps, weight, bias, stride=2, padding=1)``.
+
+    Row 2 i + a of the output sees rows i + a − 1 + d of the input, d = 0, 1, through row 3 − a − 2 d of the kernel.
+
+    Args:
+        maps: (B, C, H, W).
+        weight: (C, C', 4, 4).
+        bias: (C',), or None.
+
+    Returns:
+        (B, C', 2 H, 2 W), channels last.
+    """
+    inputs, outputs = weight.shape[:2]
+    taps = weight.flip(2, 3).view(inputs, outputs, 2, 2, 2, 2)  # d, a of rows; d, a of columns
+    kernel = taps.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, 2, 2)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    woven: Tensor = _Weave.apply(
+        nn.functional.conv2d(maps, kernel, None if bias is None else bias.repeat(4), padding=1)
+    )
+    return woven
 
 
 class _Weave(torch.autograd.Function):
