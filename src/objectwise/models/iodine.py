@@ -22,7 +22,8 @@ after every step; the loss of each is its own L_t.
 
 Departures from the paper: its text and its released code differ in places, and public ports in more; every difference is a
 setting (:mod:`objectwise.models.iodine_config`), and the presets of :mod:`objectwise.recipes.iodine` put them together. Beside
-that, gradients are of each image's loss, not of the batch's mean (``gradient_scale``), and no factor regression is trained along.
+that, gradients are of each image's loss, not of the batch's mean (``gradient_scale``), no factor regression is trained along, and
+σ can fall in training (``sigma_start``, ours; off but in the preset ``tuned``), with which slots part early.
 
 How it is computed fast is said in ``docs/notes/0008-iodine-levers.md``; each shortcut can be switched off (``levers``).
 """
