@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, elu, pad, softplus
+from torch.nn.functional import conv2d, conv_transpose2d, elu, pad, softplus
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class Book:
     lstm: bool
     gradient_scale: float = 1.0
     constant: float | None = None
+    doublings: int = 0
+    pooled: bool = True
 
     def decode(self, code: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(B, Z) -> colours (B, 3, H, W) and logit (B, H, W)."""
-        rows, columns = torch.linspace(-1, 1, height).double(), torch.linspace(-1, 1, width).double()
-        planes = [code[:, d].view(-1, 1, 1).expand(-1, height, width) for d in range(self.latent)]
+        grid = [math.ceil(side / 2**self.doublings) for side in (height, width)]
+        rows, columns = (torch.linspace(-1, 1, side).double() for side in grid)
+        planes = [code[:, d].view(-1, 1, 1).expand(-1, *grid) for d in range(self.latent)]
         if self.constant is not None:
             planes.append(torch.full_like(planes[0], self.constant))
         planes.append(rows.view(1, -1, 1).expand_as(planes[0]))
@@ -44,9 +47,13 @@ class Book:
             names.append(f"decoder.rest.{number}")
             number += 1
         for place, name in enumerate(names):
-            weight = self.weights[f"{name}.weight"]
-            x = conv2d(x, weight, self.weights[f"{name}.bias"], padding=weight.shape[-1] // 2)
+            weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+            if place >= len(names) - self.doublings:
+                x = conv_transpose2d(x, weight, bias, stride=2, padding=1)
+            else:
+                x = conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
             x = x if place == len(names) - 1 else elu(x)
+        x = x[:, :, :height, :width]
         return (x[:, 1:].sigmoid() if self.port else x[:, 1:]), x[:, 0]
 
     def density(self, x: Tensor, mean: Tensor) -> Tensor:
@@ -108,7 +115,7 @@ class Book:
                 total = [max((math.ceil(side / 2) - 1) * 2 + kernel - side, 0) for side in (x.shape[3], x.shape[2])]
                 margins = [m for t in total for m in (t // 2, t - t // 2)]
             x = elu(conv2d(pad(x, margins), weight, self.weights[f"{name}.bias"], stride=2))
-        x, number = x.mean(dim=(2, 3)), 0
+        x, number = x.mean(dim=(2, 3)) if self.pooled else x.flatten(1), 0
         while f"refinement.dense.{number}.weight" in self.weights:
             x = elu(x) if number else x
             x = (

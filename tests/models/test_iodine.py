@@ -69,6 +69,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "inputs stopped": {"gradient_scope": "inputs", "recurrent_cell": "none", "gradient_scale": 0.25},
     "second order": {"gradient_scope": "none", "density": "logistic", "sigma": 0.2},
     "gated": {**OTHER, "readout": "cell"},
+    "coarse decoder": {"decoder_doublings": 1, "encoder_pooling": "none", "gradient_scope": "inputs"},
 }
 PLAIN = IODINELevers(
     analytic_gradients=False,
@@ -215,6 +216,8 @@ def book(model: IODINE, *, port: bool) -> Book:
         lstm=config.recurrent_cell == "lstm",
         gradient_scale=config.gradient_scale,
         constant=config.decoder_constant,
+        doublings=config.decoder_doublings,
+        pooled=config.encoder_pooling == "mean",
     )
 
 
@@ -224,6 +227,8 @@ BOOKS: dict[str, tuple[bool, dict[str, Any]]] = {
     "inputs stopped": (False, {**PUBLISHED, "gradient_scope": "inputs"}),
     "everything stopped": (False, {**PUBLISHED, "gradient_scope": "all", "loss_weights": "port"}),
     "nothing stopped": (False, {**PUBLISHED, "gradient_scope": "none"}),
+    "coarse decoder": (False, {**PUBLISHED, "decoder_doublings": 2, "encoder_pooling": "none"}),
+    "coarse decoder, nothing stopped": (False, {**PUBLISHED, "decoder_doublings": 1, "gradient_scope": "none"}),
     "port": (True, {**PORT, "spatial_inputs": PAPER_INPUTS}),
     "port, not stopped": (True, {**PORT, "gradient_scope": "partial", "loss_weights": "last"}),
 }
@@ -672,6 +677,7 @@ def test_coordinates_and_padding() -> None:
         ({"decoder_kernel": 4}, "decoder_kernel 4 must be odd"),
         ({"encoder_kernel": 2}, "encoder_kernel 2 must be odd"),
         ({"decoder_widths": ()}, "decoder_widths .* must be one or more positive numbers"),
+        ({"decoder_doublings": 3, "decoder_widths": (8, 8)}, "more than the decoder's 2 convolutions"),
         ({"num_slots": 1}, "greater than or equal to 2"),
         ({"sigma": 25.5}, "less than or equal to 1"),
         ({"sigma_start": 0.3, "learned_sigma": True}, "a learned sigma has no schedule"),

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import nn
 
 from objectwise.nn.broadcast_convolution import PaddedBroadcastDecoder, border_classes
 
@@ -48,6 +51,28 @@ def test_the_first_convolution_by_hand() -> None:
                             total += sum(float(weight[o, c, u, v]) * seen[c] for c in range(5))
                 expected[o, i, j] = total
     torch.testing.assert_close(decoder.first(code.unsqueeze(0))[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "doublings"), [((7, 9), 1), ((5, 4), 2), ((35, 35), 3)])
+def test_doublings(size: tuple[int, int], doublings: int) -> None:
+    """The code on a coarser grid, then transposed convolutions, cut at the picture's sides; and it needs fewer coordinates."""
+    torch.manual_seed(0)
+    decoder = PaddedBroadcastDecoder(4, 3, size, (5, 6, 7), 3, doublings=doublings).double()
+    codes = torch.randn(2, 4, dtype=torch.float64)
+    grid = tuple(math.ceil(side / 2**doublings) for side in size)
+    assert decoder.first.surroundings.shape[2:] == grid
+    hidden = decoder.first(codes)
+    assert hidden.shape[2:] == grid
+    for number, layer in enumerate(decoder.rest):
+        hidden = nn.functional.elu(hidden)
+        if number >= 3 - doublings:
+            hidden = nn.functional.conv_transpose2d(hidden, layer.weight, layer.bias, stride=2, padding=1)
+        else:
+            hidden = nn.functional.conv2d(hidden, layer.weight, layer.bias, padding=1)
+    found = decoder(codes)
+    assert found.shape == (2, 3, *size)
+    torch.testing.assert_close(found, hidden[:, :, : size[0], : size[1]], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(decoder(codes, tiled=True), found, rtol=1e-10, atol=1e-10)
 
 
 def test_it_can_be_differentiated_twice() -> None:

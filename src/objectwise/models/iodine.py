@@ -135,6 +135,7 @@ class IODINE(SceneModel):
             config.decoder_widths,
             config.decoder_kernel,
             config.decoder_constant,
+            config.decoder_doublings,
         )
         self.refinement = Refinement(config)
         truncated_normal(self)

@@ -115,8 +115,13 @@ class IODINEConfig(Config):
     """Side of the decoder's convolutions, odd."""
     decoder_constant: float | None = None
     """One more input channel of the decoder with this value everywhere (released code: 5)."""
+    decoder_doublings: int = Field(0, ge=0, le=6)
+    """How many of the decoder's last convolutions double the sides (4×4, transposed, stride 2); z is laid on a grid coarser by as
+    much. 0 (paper): all of them at full size."""
     encoder_widths: tuple[int, ...] = (64, 64, 64, 64)
-    """Feature maps of the refinement network's convolutions, each of which halves the sides; their mean over pixels follows."""
+    """Feature maps of the refinement network's convolutions, each of which halves the sides."""
+    encoder_pooling: Literal["mean", "none"] = "mean"
+    """What its dense layers see of the last maps: their mean over pixels (paper), or every pixel of them (our ``tuned``)."""
     encoder_kernel: int = Field(3, ge=1, le=11)
     """Side of the refinement network's convolutions, odd."""
     encoder_hidden: tuple[int, ...] = (256,)
@@ -189,6 +194,11 @@ class IODINEConfig(Config):
         for name in ("decoder_kernel", "encoder_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} {getattr(self, name)} must be odd")
+        if self.decoder_doublings > len(self.decoder_widths):
+            raise ValueError(
+                f"decoder_doublings {self.decoder_doublings} is more than the decoder's {len(self.decoder_widths)} convolutions "
+                "after the first; give it more decoder_widths"
+            )
         self._check_inputs()
         self._check_training()
         return self

@@ -2,7 +2,8 @@
 
 Greff et al. 2019, arXiv:1903.00450, section 3.2 and appendix; see :mod:`objectwise.models.iodine` for the symbols.
 
-    pictures -> convolutions of stride 2, ELU -> mean over pixels -> dense layers -> beside the flat inputs -> LSTM -> λ's change
+    pictures -> convolutions of stride 2, ELU -> mean over pixels, or all of them -> dense layers
+    these and the flat inputs -> LSTM -> λ's change
 
 Pictures are stacked in alphabetical order, as in the released code. Those that all slots share are convolved once per image and
 those that never change once per forward pass, which is exact: a convolution is a sum over its input channels.
@@ -72,7 +73,10 @@ class Refinement(nn.Module):
         self.rest = nn.ModuleList(
             Halving(before, after, kernel, padding) for before, after in itertools.pairwise(config.encoder_widths)
         )
-        dense = itertools.pairwise((config.encoder_widths[-1], *config.encoder_hidden))
+        self.pooled = config.encoder_pooling == "mean"
+        height, width = (_halved(side, len(config.encoder_widths)) for side in config.image_shape[1:])
+        seen = config.encoder_widths[-1] * (1 if self.pooled else height * width)
+        dense = itertools.pairwise((seen, *config.encoder_hidden))
         self.dense = nn.ModuleList(nn.Linear(before, after) for before, after in dense)
         features = config.encoder_hidden[-1] + sum(
             {"zp": twice, "dzp": twice, "flat_capacity": 1}[name] for name in config.flat_inputs
@@ -124,7 +128,8 @@ class Refinement(nn.Module):
             hidden = halving(nn.functional.elu(hidden, inplace=number > 0))
         with float32_island(images.device):
             # ELU here, not in place: it is of the wide values that the mean is taken.
-            features = nn.functional.elu(wide(hidden)).mean(dim=(2, 3)).unflatten(0, (batch, slots))
+            maps = nn.functional.elu(wide(hidden))
+            features = (maps.mean(dim=(2, 3)) if self.pooled else maps.flatten(1)).unflatten(0, (batch, slots))
             for number, layer in enumerate(self.dense):
                 features = layer(features if number == 0 else nn.functional.elu(features))
             flat["flat_capacity"] = features.new_full((batch, slots, 1), _CAPACITY)
@@ -250,6 +255,11 @@ def cosine_basis(height: int, width: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.linspace(0, math.pi, height), torch.linspace(0, math.pi, width), indexing="ij")
     waves = [(i, j) for i in range(3) for j in range(3) if (i, j) != (0, 0)]
     return torch.stack([torch.cos(i * columns) * torch.cos(j * rows) for i, j in waves])
+
+
+def _halved(side: int, times: int) -> int:
+    """Rounded up each time."""
+    return -(-side // 2**times)
 
 
 def same_padding(size: torch.Size | tuple[int, ...], kernel: int) -> tuple[int, int, int, int]:

@@ -16,19 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from objectwise.nn.broadcast_decoder import coordinates
+from objectwise.nn.doubling_convolution import DoublingConvTranspose2d
 from objectwise.nn.float32 import float32_island
 
 
 class PaddedBroadcastDecoder(nn.Module):
-    """A code on every pixel, beside the pixel's coordinates, and convolutions that keep the size, with ELU between them.
+    """A code on every pixel, beside its coordinates, and convolutions that keep or double the size, with ELU between them.
 
     Args:
         latent_size: D, numbers of a code.
         out_channels: channels of the pictures.
         image_size: (H, W) of the pictures; no weight depends on it.
         widths: feature maps of the hidden convolutions.
-        kernel: side of every convolution in pixels, odd.
+        kernel: side of every convolution that keeps the size in pixels, odd.
         constant: value of one more input channel, the same everywhere; None: no such channel.
+        doublings: how many of the last convolutions are transposed ones that double the sides, 4×4 of stride 2; the code is laid
+            on a grid coarser by as much, and what the last one draws beyond the picture, behind it, is cut off.
     """
 
     def __init__(
@@ -39,12 +42,18 @@ class PaddedBroadcastDecoder(nn.Module):
         widths: Sequence[int],
         kernel: int = 3,
         constant: float | None = None,
+        doublings: int = 0,
     ) -> None:
         super().__init__()
-        self.first = BroadcastConvolution(latent_size, widths[0], image_size, kernel, constant)
+        height, width = image_size
+        self.image_size = image_size
+        grid = (-(-height // 2**doublings), -(-width // 2**doublings))
+        self.first = BroadcastConvolution(latent_size, widths[0], grid, kernel, constant)
         self.rest = nn.ModuleList(
-            nn.Conv2d(before, after, kernel, padding=kernel // 2)
-            for before, after in itertools.pairwise((*widths, out_channels))
+            DoublingConvTranspose2d(before, after)
+            if number >= len(widths) - doublings
+            else nn.Conv2d(before, after, kernel, padding=kernel // 2)
+            for number, (before, after) in enumerate(itertools.pairwise((*widths, out_channels)))
         )
 
     def forward(self, codes: Tensor, *, tiled: bool = False) -> Tensor:
@@ -59,9 +68,11 @@ class PaddedBroadcastDecoder(nn.Module):
         else:
             hidden = nn.functional.elu(self.first.laid(codes), inplace=True).permute(0, 3, 1, 2)
         for convolution in self.rest[:-1]:
-            hidden = nn.functional.elu(convolution(hidden), inplace=True)
+            # Not in place where a doubling says a view; autograd refuses that.
+            hidden = nn.functional.elu(convolution(hidden), inplace=isinstance(convolution, nn.Conv2d))
         out: Tensor = self.rest[-1](hidden)
-        return out
+        height, width = self.image_size
+        return out[:, :, :height, :width]
 
 
 class BroadcastConvolution(nn.Module):

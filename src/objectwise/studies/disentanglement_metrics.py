@@ -59,19 +59,29 @@ PUBLISHED = Table(
 
 
 class _Scale(NamedTuple):
-    """Steps, fresh and validation seeds, points of the scores under interventions, and trees of DCI."""
+    """Size of the study.
+
+    Attributes:
+        steps: of every run.
+        seeds: fresh ones of the models that differ in β.
+        other_seeds: of the others.
+        validation_seeds: which choose β.
+        points: of the scores under interventions.
+        trees: of DCI.
+    """
 
     steps: int
     seeds: int
+    other_seeds: int
     validation_seeds: int
     points: int
     trees: int
 
 
 _SCALES = {
-    "smoke": _Scale(10, 1, 0, 100, 3),
-    "quick": _Scale(8_000, 3, 1, 5_000, 50),
-    "full": _Scale(300_000, 5, 2, 5_000, 100),
+    "smoke": _Scale(10, 1, 1, 0, 100, 3),
+    "quick": _Scale(8_000, 5, 2, 1, 5_000, 50),
+    "full": _Scale(300_000, 5, 5, 2, 5_000, 100),
 }
 
 
@@ -85,10 +95,11 @@ class DisentanglementMetrics:
         """Each model, seed by seed, those of the validation last."""
         scale = _SCALES[settings.scale]
         fresh = len(settings.seeds_or(scale.seeds))
+        others = min(fresh, scale.other_seeds)
         return [
             self._trial(name, seed, scale.steps, settings)
             for seed in range(fresh + scale.validation_seeds)
-            for name in (MODELS if seed < fresh else CHOICES)
+            for name in (MODELS if seed < others else CHOICES)
         ]
 
     def _trial(self, name: str, seed: int, steps: int, settings: Settings) -> Trial:
@@ -155,12 +166,10 @@ class DisentanglementMetrics:
             _every_run(records),
             self._best(best, matrices[best["key"]], trials, runs),
         ]
-        medians = {
-            group: float(np.median([r["scores"]["mig"] for r in told if r["group"] == group])) for group in MODELS
-        }
-        listed = ", ".join(f"{group} {value:.2f}" for group, value in medians.items())
+        gaps = {group: [r["scores"]["mig"] for r in told if r["group"] == group] for group in MODELS}
+        listed = ", ".join(f"{group} {np.median(values):.2f} ({len(values)})" for group, values in gaps.items())
         summary = (
-            f"Five-factor MIG, median over {fresh} seed(s) after {scale.steps:,} steps: {listed}. A perfect code reaches "
+            f"Five-factor MIG, median over seeds (how many) after {scale.steps:,} steps: {listed}. A perfect code reaches "
             f"{records[0]['mig_ceiling']:.2f} with 20 bins. Of the values of β, other seeds choose {choice['model']}: MIG "
             f"{choice['mig_median']:.2f} (best {choice['mig_best']:.2f}), BetaVAE 2017 {choice['beta_vae_2017_median']:.2f}."
         )

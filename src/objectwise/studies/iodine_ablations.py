@@ -53,19 +53,24 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "decreasing loss weights": ("training", {"loss_weights": "decreasing"}),
     "LSTM": ("update", {"recurrent_cell": "lstm"}),
     "gated update": ("update", {"update": "gated"}),
+    "mean over pixels": ("network", {"encoder_pooling": "mean"}),
+    "decoder at full size": ("network", {"decoder_doublings": 0, "decoder_widths": (32,) * 3}),
 }
 """Name -> what it is about, and the settings that differ from the whole model. With the steps cut apart the loss of the last
 step alone reaches the last update alone, so that nothing trains the initial posterior, which is then fixed."""
 
 QUICK = ("without the image", "without dL/dposterior", "no layer norm", "sigma 0.1 throughout", "sigma 0.3 throughout",
-         "learned sigma", "mixture per channel", "some inputs differentiated", "last step's loss alone")  # fmt: skip
+         "learned sigma", "mixture per channel", "some inputs differentiated", "last step's loss alone",
+         "mean over pixels", "decoder at full size")  # fmt: skip
 """Variants of ``quick``."""
 QUICK_STEPS, FULL_STEPS = 4_000, 20_000
 SIZES: Mapping[str, Any] = {
-    "decoder_widths": (32,) * 3,
+    "decoder_widths": (64, 32, 32),
     "decoder_kernel": 3,
+    "decoder_doublings": 2,
     "encoder_widths": (32,) * 3,
     "encoder_kernel": 3,
+    "encoder_pooling": "none",
     "encoder_hidden": (128,),
     "latent_size": 16,
     "num_slots": 4,
