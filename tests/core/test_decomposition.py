@@ -48,6 +48,20 @@ def test_found_slots_are_the_most_present_in_order() -> None:
     assert ties.object_slots == [1, 2, 3]
 
 
+def test_a_floating_background_is_the_present_slot_that_wins_the_most_pixels() -> None:
+    """Image 0: slot 1. Image 1: slot 2 wins more than slot 0 but is absent. Image 2: nothing is present, nothing is counted."""
+    masks = torch.zeros(3, 3, 2, 3)
+    masks[0, 1], masks[0, 0, 0, 0], masks[0, 2, 0, 1] = 0.4, 0.5, 0.6
+    masks[1, 2], masks[1, 0, 0, :2], masks[1, 1, 1, 0] = 0.4, 0.5, 0.5
+    presence = [[1.0, 1.0, 0.9], [0.7, 0.8, 0.1], [0.2, 0.3, 0.4]]
+    found = dataclasses.replace(decomposition(presence), masks=masks, floating_background=True)
+    assert found.counts().tolist() == [2, 1, 0]
+    assert found.found_slots() == [[0, 2], [1], []]
+    fixed_too = dataclasses.replace(found, background=(1,))
+    assert fixed_too.counts().tolist() == [1, 0, 0]
+    assert dataclasses.replace(found, floating_background=False).counts().tolist() == [3, 2, 0]
+
+
 def test_presence_rule() -> None:
     """A slot is there if it wins at least a thousandth of the pixels: 4 of 64×64 are too few, 5 are enough."""
     masks = torch.zeros(1, 4, 64, 64)
@@ -116,7 +130,7 @@ def test_map_reaches_every_tensor() -> None:
     found = full()
     # Six tensors and one term in each of three decompositions, and eight more in the outer one.
     assert len(tensors(found)) == 7 * 3 + 8
-    names = {field.name for field in dataclasses.fields(found)} - {"background"}
+    names = {field.name for field in dataclasses.fields(found)} - {"background", "floating_background"}
     doubled = found.map(lambda tensor: tensor * 2)
     for name in names - {"terms", "auxiliary_losses", "factors", "trajectory", "posterior"}:
         assert torch.equal(getattr(doubled, name), 2 * getattr(found, name)), name

@@ -524,6 +524,12 @@ def test_slots_are_exchangeable(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(after.loss, before.loss, rtol=1e-5, atol=1e-3)
 
 
+def test_one_of_the_slots_is_the_background() -> None:
+    """Which one differs from image to image, so that an image has one object less than slots that win pixels."""
+    found = small()(pictures(4))
+    assert found.counts().tolist() == [max(0, int(row.sum()) - 1) for row in found.presence]
+
+
 def test_presence_switches_slots_off() -> None:
     model = small()
     slots = model.decompose(pictures()).slots

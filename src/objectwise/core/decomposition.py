@@ -45,6 +45,8 @@ class Decomposition:
         presence: (B, K) in [0, 1], how sure the model is that the slot holds something. Slot models that have no
             presence of their own use :func:`presence_from_masks`.
         background: slot indices that are background; may be empty.
+        floating_background: slots are exchangeable and one of them is the background, not always the same: the present one that
+            wins the most pixels.
         posterior: mean and std of the slots, where the model has one.
         attention_masks: (B, K, H, W), where the model has some and ``masks`` are decoded ones.
         decoded_masks: (B, K, H, W), what ``model.decode`` gives, where ``masks`` are attention's.
@@ -64,6 +66,7 @@ class Decomposition:
     slots: Tensor
     presence: Tensor
     background: tuple[int, ...] = ()
+    floating_background: bool = False
     posterior: Posterior | None = None
     attention_masks: Tensor | None = None
     decoded_masks: Tensor | None = None
@@ -99,13 +102,21 @@ class Decomposition:
         """
         if self.count_probs is not None:
             return self.count_probs.argmax(dim=1)
-        return (self.presence[:, self.object_slots] > 0.5).sum(dim=1)
+        return (self._object_presence() > 0.5).sum(dim=1)
 
     def found_slots(self) -> list[list[int]]:
         """For each image the slots that hold its objects: the most present ones, as many as :meth:`counts` says, in order."""
         slots = torch.tensor(self.object_slots, dtype=torch.int64)
-        order = self.presence[:, self.object_slots].argsort(dim=1, descending=True, stable=True).cpu()
+        order = self._object_presence().argsort(dim=1, descending=True, stable=True).cpu()
         return [sorted(slots[row[:n]].tolist()) for row, n in zip(order, self.counts().tolist(), strict=True)]
+
+    def _object_presence(self) -> Tensor:
+        """(B, number of object slots) presence, without that of a floating background."""
+        presence = self.presence[:, self.object_slots]
+        if not self.floating_background:
+            return presence
+        won = _pixels_won(self.masks)[:, self.object_slots].masked_fill(presence <= 0.5, -1)
+        return presence.scatter(1, won.argmax(dim=1, keepdim=True), -1.0)
 
     def segmentation(self) -> Tensor:
         """(B, H, W) int64: the slot with the largest mask at each pixel, the first one on ties."""
@@ -151,9 +162,13 @@ def presence_from_masks(masks: Tensor, minimum_share: float = 0.001) -> Tensor:
     Returns:
         (B, K) float32, zeros and ones.
     """
+    return (_pixels_won(masks) >= minimum_share * masks[0, 0].numel()).float()
+
+
+def _pixels_won(masks: Tensor) -> Tensor:
+    """(B, K, H, W) -> (B, K) int64."""
     winners = _winners(masks).flatten(1)
-    counts = torch.stack([(winners == k).sum(dim=1) for k in range(masks.shape[1])], dim=1)
-    return (counts >= minimum_share * winners.shape[1]).float()
+    return torch.stack([(winners == k).sum(dim=1) for k in range(masks.shape[1])], dim=1)
 
 
 def _winners(masks: Tensor) -> Tensor:

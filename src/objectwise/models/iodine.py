@@ -16,14 +16,15 @@ Nothing but the noise of z_0 tells the slots apart. So without a generator the s
 same for every image (``evaluation_seed``), and the last step decodes posterior means. Gradients inside the forward pass are taken
 of each image's own loss, so that images do not see each other; nothing is left on the model or on its parameters.
 
-In the contract's words no slot is the background by construction: ``background`` is empty, and every present slot counts as
-an object. A slot is present if it wins one pixel in a thousand. ``trajectory`` has T + 1 decompositions, before the first and
+No slot is the background by construction, but one of them is in every image: ``floating_background``, so that an image has one
+object less than present slots. A slot is present if it wins one pixel in a thousand. ``trajectory`` has T + 1 decompositions, before the first and
 after every step; the loss of each is its own L_t.
 
 Departures from the paper: its text and its released code differ in places, and public ports in more; every difference is a
 setting (:mod:`objectwise.models.iodine_config`), and the presets of :mod:`objectwise.recipes.iodine` put them together. Beside
-that, gradients are of each image's loss, not of the batch's mean (``gradient_scale``), no factor regression is trained along, and
-σ can fall in training (``sigma_start``, ours; off but in the preset ``tuned``), with which slots part early.
+that, gradients are of each image's loss, not of the batch's mean (``gradient_scale``), and no factor regression is trained along.
+Ours, and off but in the preset ``tuned``: a σ that is wide at first (``sigma_start``), with which slots part early; a decoder that
+draws on a coarse grid (``decoder_doublings``); dense layers that see where features are (``encoder_pooling none``).
 
 How it is computed fast is said in ``docs/notes/0008-iodine-levers.md``; each shortcut can be switched off (``levers``).
 """
@@ -499,6 +500,7 @@ class IODINE(SceneModel):
                 masks=masks,
                 slots=guess.slots,
                 presence=presence_from_masks(masks),
+                floating_background=True,
                 posterior=Posterior(guess.mean, guess.std),
             )
 
