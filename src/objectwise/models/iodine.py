@@ -17,14 +17,14 @@ same for every image (``evaluation_seed``), and the last step decodes posterior 
 of each image's own loss, so that images do not see each other; nothing is left on the model or on its parameters.
 
 No slot is the background by construction, but one of them is in every image: ``floating_background``, so that an image has one
-object less than present slots. A slot is present if it wins one pixel in a thousand. ``trajectory`` has T + 1 decompositions, before the first and
-after every step; the loss of each is its own L_t.
+object less than present slots. A slot is present if it wins one pixel in a thousand. ``trajectory`` has T + 1 decompositions,
+before the first and after every step; the loss of each is its own L_t.
 
 Departures from the paper: its text and its released code differ in places, and public ports in more; every difference is a
 setting (:mod:`objectwise.models.iodine_config`), and the presets of :mod:`objectwise.recipes.iodine` put them together. Beside
-that, gradients are of each image's loss, not of the batch's mean (``gradient_scale``), and no factor regression is trained along.
-Ours, and off but in the preset ``tuned``: a σ that is wide at first (``sigma_start``), with which slots part early; a decoder that
-draws on a coarse grid (``decoder_doublings``); dense layers that see where features are (``encoder_pooling none``).
+that, gradients are of each image's loss, not of the batch's mean (``gradient_scale``), and no factor regression is trained
+along. Ours, and off but in the preset ``tuned``: a σ that is wide at first (``sigma_start``), with which slots part early; a
+decoder that draws on a coarse grid (``decoder_doublings``); dense layers that see where features are (``encoder_pooling none``).
 
 How it is computed fast is said in ``docs/notes/0008-iodine-levers.md``; each shortcut can be switched off (``levers``).
 """
