@@ -579,18 +579,18 @@ def test_learned_sigma() -> None:
 
 
 def test_sigma_falls_in_training_and_stays_where_it_was_left() -> None:
-    """Exponentially from its start; evaluation takes that of the last training step, as does a model that is loaded."""
-    model = small(sigma_start=0.4, sigma=0.1, sigma_steps=10)
+    """Exponentially from its start, held a while; evaluation takes that of the last training step, as does a model that is loaded."""
+    model = small(sigma_start=0.4, sigma=0.1, sigma_hold=3, sigma_steps=10)
     images = pictures()
     bounds = {}
-    for step, expected in ((0, 0.4), (5, 0.2), (10, 0.1), (50, 0.1)):
+    for step, expected in ((0, 0.4), (3, 0.4), (8, 0.2), (13, 0.1), (50, 0.1)):
         bounds[step] = model(images, generator=noise(), step=step).loss
         assert model.sigma().item() == pytest.approx(expected)
         fixed = small(sigma=expected)
         fixed.load_state_dict({name: value for name, value in model.state_dict().items() if name != "annealed_sigma"})
         torch.testing.assert_close(bounds[step], fixed(images, generator=noise()).loss, rtol=1e-5, atol=1e-3)
-    model(images, generator=noise(), step=5)
-    other = small(sigma_start=0.4, sigma=0.1, sigma_steps=10)
+    model(images, generator=noise(), step=8)
+    other = small(sigma_start=0.4, sigma=0.1, sigma_hold=3, sigma_steps=10)
     assert other.sigma().item() == pytest.approx(0.4)
     other.load_state_dict(model.state_dict())
     assert other.sigma().item() == pytest.approx(0.2)
@@ -759,8 +759,8 @@ def test_recipes_and_presets() -> None:
     assert (first.model.spatial_inputs, first.model.flat_inputs) == (("coordinates", "dzp", "image"), ())
     assert (first.model.learned_sigma, first.model.sigma, first.model.loss_weights) == (True, 1.0, "last")
     tuned = recipe("iodine-tetrominoes", preset="tuned")
-    assert (tuned.model.sigma_start, tuned.model.sigma, tuned.model.refinement_steps) == (0.3, 0.1, 3)
-    assert tuned.model.goes_in_one_pass
+    assert (tuned.model.sigma_start, tuned.model.sigma, tuned.model.refinement_steps) == (0.3, 0.1, 5)
+    assert tuned.model.sigma_hold + tuned.model.sigma_steps < tuned.training.max_steps
     assert tuned.model.gradient_scale == 1 / tuned.training.batch_size
     assert recipe("iodine", "digits").data_name == "digits"
     with pytest.raises(UserError, match="no preset 'publishd'; did you mean 'published'"):

@@ -167,7 +167,8 @@ class IODINE(SceneModel):
             trajectory: also return what every step says.
         """
         if step is not None and self.annealed_sigma is not None:
-            falling = annealed(self.config.sigma_start, self.config.sigma, self.config.sigma_steps, step)
+            fallen = max(0, step - self.config.sigma_hold)
+            falling = annealed(self.config.sigma_start, self.config.sigma, self.config.sigma_steps, fallen)
             self.annealed_sigma = torch.full_like(self.annealed_sigma, falling)
         learning = torch.is_grad_enabled()
         config, last = self.config, self.config.refinement_steps

@@ -72,10 +72,12 @@ class IODINEConfig(Config):
     learned_sigma: bool = False
     """Learn σ, one number for everything, starting from sigma."""
     sigma_start: float | None = Field(None, gt=0.0, le=1.0)
-    """σ at step 0 of training, from which it falls exponentially to sigma; None: sigma throughout. Wide at first, it lets slots
-    part early (docs/notes/0011-wide-sigma-first.md)."""
+    """σ at first, from which it falls exponentially to sigma; None: sigma throughout. Wide at first, it lets slots part early
+    (docs/notes/0011-wide-sigma-first.md)."""
+    sigma_hold: int = Field(0, ge=0)
+    """Training steps before it falls."""
     sigma_steps: int = Field(5_000, ge=1)
-    """Steps in which it falls."""
+    """Training steps in which it falls."""
     mask_floor: float = Field(0.0, ge=0.0, le=1e-3)
     """Added to the masks before their logarithm (the port: 1e-12)."""
     rgb: Literal["identity", "sigmoid"] = "identity"

@@ -16,7 +16,7 @@ from objectwise.recipes.experiment import Experiment
 from objectwise.recipes.iodine import iodine_multi_dsprites
 from objectwise.recipes.runs import load, run_experiment
 from objectwise.studies import scene_scores as scenes
-from objectwise.studies.iodine_decomposition import iodine_settings, scores_by_step, step_curves
+from objectwise.studies.iodine_decomposition import iodine_settings, scores_by_step, sigma_schedule, step_curves
 from objectwise.studies.scene_scores import shown
 from objectwise.studies.study import Account, Settings, Trial
 
@@ -53,6 +53,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "decreasing loss weights": ("training", {"loss_weights": "decreasing"}),
     "LSTM": ("update", {"recurrent_cell": "lstm"}),
     "gated update": ("update", {"update": "gated"}),
+    "three refinement steps": ("update", {"refinement_steps": 3}),
     "mean over pixels": ("network", {"encoder_pooling": "mean"}),
     "decoder at full size": ("network", {"decoder_doublings": 0, "decoder_widths": (32,) * 3}),
 }
@@ -61,7 +62,7 @@ step alone reaches the last update alone, so that nothing trains the initial pos
 
 QUICK = ("without the image", "without dL/dposterior", "no layer norm", "sigma 0.1 throughout", "sigma 0.3 throughout",
          "learned sigma", "mixture per channel", "some inputs differentiated", "last step's loss alone",
-         "mean over pixels", "decoder at full size")  # fmt: skip
+         "three refinement steps", "mean over pixels", "decoder at full size")  # fmt: skip
 """Variants of ``quick``."""
 QUICK_STEPS, FULL_STEPS = 4_000, 20_000
 SIZES: Mapping[str, Any] = {
@@ -76,7 +77,7 @@ SIZES: Mapping[str, Any] = {
     "num_slots": 4,
     "recurrent_cell": "none",
     "lstm_size": 128,
-    "refinement_steps": 3,
+    "refinement_steps": 5,
     "coordinates": "linear",
     "gradient_scope": "inputs",
     "sigma_start": 0.3,
@@ -103,7 +104,7 @@ class IodineAblations:
             training = training.replaced(**scenes.budget(steps), batch_size=8 if scale == "quick" else 32)
         sizes = {
             **SIZES,
-            "sigma_steps": max(1, 6 * training.max_steps // 10),
+            **sigma_schedule(training.max_steps),
             "gradient_scale": 1.0 / training.batch_size,
         }
         values = {**sizes, "spatial_inputs": PAPER_INPUTS, "flat_inputs": _FLAT, "padding": "tensorflow"}

@@ -87,7 +87,7 @@ def iodine_settings(recipe: Callable[[Preset], Experiment], scale: str, steps: i
     Args:
         recipe: by its preset.
         scale: of the study.
-        steps: of the training in ``quick``, in six tenths of which σ falls.
+        steps: of the training in ``quick``.
     """
     base = recipe("published" if scale == "full" else "tuned")
     model, training = base.model, base.training
@@ -96,8 +96,13 @@ def iodine_settings(recipe: Callable[[Preset], Experiment], scale: str, steps: i
         return model, training.replaced(threads=1, **longer)
     if scale == "smoke":
         return model.replaced(**TINY, gradient_scale=0.25), training.replaced(**scenes.tiny(2))
-    shorter = model.replaced(sigma_steps=max(1, 6 * steps // 10))
+    shorter = model.replaced(**sigma_schedule(steps))
     return shorter, training.replaced(**{**scenes.budget(steps), "validation_images": 128})
+
+
+def sigma_schedule(steps: int) -> dict[str, int]:
+    """As in ``tuned``: wide for the first quarter of the training, then falling for not quite half of it."""
+    return {"sigma_hold": steps // 4, "sigma_steps": max(1, 9 * steps // 20)}
 
 
 class IodineDecomposition:
