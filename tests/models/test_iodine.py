@@ -579,7 +579,7 @@ def test_learned_sigma() -> None:
 
 
 def test_sigma_falls_in_training_and_stays_where_it_was_left() -> None:
-    """Exponentially from its start, held a while; evaluation takes that of the last training step, as does a model that is loaded."""
+    """Held, then exponentially from its start; evaluation takes the last training step's, as does a model that is loaded."""
     model = small(sigma_start=0.4, sigma=0.1, sigma_hold=3, sigma_steps=10)
     images = pictures()
     bounds = {}

@@ -14,9 +14,9 @@
   pixel as a decoded z is, and nothing else; a learned σ from 1; the last step's loss alone. Its normalisation over the batch
   is one over numbers here, because images must not see each other.
 * ``tuned``: ours, for an hour or two of one CPU core. The paper's likelihood with a σ that falls from .3, so that slots part
-  early (docs/notes/0011-wide-sigma-first.md); five refinement steps; convolutions of 3×3; a decoder that draws on a quarter of the
-  sides and doubles twice, a refinement network that keeps the place of what it saw, with an LSTM, 32 latents; batches of 8,
-  Adam 1e-3, 20,000 steps.
+  early (docs/notes/0011-wide-sigma-first.md); five refinement steps; convolutions of 3×3; a decoder that draws on a quarter of
+  the sides and doubles twice, a refinement network that keeps the place of what it saw, with an LSTM, 32 latents; batches of
+  8, Adam 1e-3, 20,000 steps.
 
 The networks' sizes are those of the data set, but in the ports, whose decoders are their own, and in ``tuned``.
 """
