@@ -42,7 +42,7 @@ SETS: Mapping[str, SceneSet] = {
         None,
         ("tetrominoes", {}),
         35,
-        10_000,
+        20_000,
     ),
     "multi-dsprites": SceneSet(
         "Multi-dSprites",
