@@ -49,17 +49,15 @@ def test_found_slots_are_the_most_present_in_order() -> None:
 
 
 def test_a_floating_background_is_the_present_slot_that_wins_the_most_pixels() -> None:
-    """Image 0: slot 1. Image 1: slot 2 wins more than slot 0 but is absent. Image 2: nothing is present, nothing is counted."""
-    masks = torch.zeros(3, 3, 2, 3)
-    masks[0, 1], masks[0, 0, 0, 0], masks[0, 2, 0, 1] = 0.4, 0.5, 0.6
-    masks[1, 2], masks[1, 0, 0, :2], masks[1, 1, 1, 0] = 0.4, 0.5, 0.5
-    presence = [[1.0, 1.0, 0.9], [0.7, 0.8, 0.1], [0.2, 0.3, 0.4]]
+    """Slot 1; slot 2, because slot 0 is absent; none, because nothing is present; none, because a third is not more than that."""
+    winners = torch.tensor([[0, 2, 1, 1, 1, 1], [0, 0, 0, 2, 2, 2], [2, 2, 2, 2, 1, 0], [0, 0, 1, 1, 2, 2]])
+    masks = torch.nn.functional.one_hot(winners.view(4, 2, 3), 3).permute(0, 3, 1, 2).float()
+    presence = [[1.0, 1.0, 0.9], [0.1, 0.8, 0.7], [0.2, 0.3, 0.4], [1.0, 1.0, 1.0]]
     found = dataclasses.replace(decomposition(presence), masks=masks, floating_background=True)
-    assert found.counts().tolist() == [2, 1, 0]
-    assert found.found_slots() == [[0, 2], [1], []]
-    fixed_too = dataclasses.replace(found, background=(1,))
-    assert fixed_too.counts().tolist() == [1, 0, 0]
-    assert dataclasses.replace(found, floating_background=False).counts().tolist() == [3, 2, 0]
+    assert found.counts().tolist() == [2, 1, 0, 3]
+    assert found.found_slots() == [[0, 2], [1], [], [0, 1, 2]]
+    assert dataclasses.replace(found, background=(1,)).counts().tolist() == [2, 0, 0, 2]
+    assert dataclasses.replace(found, floating_background=False).counts().tolist() == [3, 2, 0, 3]
 
 
 def test_presence_rule() -> None:

@@ -31,6 +31,10 @@ class Decoded(NamedTuple):
     reconstruction: Tensor
 
 
+_BACKGROUND_SHARE = 1 / 3
+"""Of the pixels, that a floating background wins at least."""
+
+
 @dataclass(frozen=True)
 class Decomposition:
     """A batch of B images split into K slots of width D.
@@ -45,8 +49,8 @@ class Decomposition:
         presence: (B, K) in [0, 1], how sure the model is that the slot holds something. Slot models that have no
             presence of their own use :func:`presence_from_masks`.
         background: slot indices that are background; may be empty.
-        floating_background: slots are exchangeable and one of them is the background, not always the same: the present one that
-            wins the most pixels.
+        floating_background: slots are exchangeable and one of them may be the background, not always the same: the present one
+            that wins the most pixels, if that is more than a third of them.
         posterior: mean and std of the slots, where the model has one.
         attention_masks: (B, K, H, W), where the model has some and ``masks`` are decoded ones.
         decoded_masks: (B, K, H, W), what ``model.decode`` gives, where ``masks`` are attention's.
@@ -115,8 +119,10 @@ class Decomposition:
         presence = self.presence[:, self.object_slots]
         if not self.floating_background:
             return presence
-        won = _pixels_won(self.masks)[:, self.object_slots].masked_fill(presence <= 0.5, -1)
-        return presence.scatter(1, won.argmax(dim=1, keepdim=True), -1.0)
+        won = _pixels_won(self.masks)[:, self.object_slots].masked_fill(presence <= 0.5, 0)
+        most, slot = won.max(dim=1, keepdim=True)
+        wide = most > _BACKGROUND_SHARE * self.masks[0, 0].numel()
+        return presence.scatter(1, slot, torch.where(wide, -1.0, presence.gather(1, slot)))
 
     def segmentation(self) -> Tensor:
         """(B, H, W) int64: the slot with the largest mask at each pixel, the first one on ties."""

@@ -16,9 +16,9 @@ Nothing but the noise of z_0 tells the slots apart. So without a generator the s
 same for every image (``evaluation_seed``), and the last step decodes posterior means. Gradients inside the forward pass are taken
 of each image's own loss, so that images do not see each other; nothing is left on the model or on its parameters.
 
-No slot is the background by construction, but one of them is in every image: ``floating_background``, so that an image has one
-object less than present slots. A slot is present if it wins one pixel in a thousand. ``trajectory`` has T + 1 decompositions,
-before the first and after every step; the loss of each is its own L_t.
+No slot is the background by construction, but one of them may be in every image: the one that wins most pixels, if they are more
+than a third (``floating_background``). A slot is present if it wins one pixel in a thousand. ``trajectory`` has T + 1
+decompositions, before the first and after every step; the loss of each is its own L_t.
 
 Departures from the paper: its text and its released code differ in places, and public ports in more; every difference is a
 setting (:mod:`objectwise.models.iodine_config`), and the presets of :mod:`objectwise.recipes.iodine` put them together. Beside
