@@ -212,7 +212,7 @@ class IodineDecomposition:
         )
         if settings.scale == "quick":
             text += (
-                " Small pictures, a narrow network, three refinement steps, a σ that falls from 0.3 to 0.1, and thousands of "
+                " Small pictures, a narrow network, five refinement steps, a σ that falls from 0.3 to 0.1, and thousands of "
                 "steps of eight images, where the paper has a million of 32 to 256."
             )
         scores = {
