@@ -32,7 +32,7 @@ class Decoded(NamedTuple):
 
 
 _BACKGROUND_SHARE = 1 / 3
-"""Of the pixels, that a floating background wins at least."""
+"""Of the pixels; a floating background wins more."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Refinement(nn.Module):
             Halving(before, after, kernel, padding) for before, after in itertools.pairwise(config.encoder_widths)
         )
         self.pooled = config.encoder_pooling == "mean"
-        height, width = (_halved(side, len(config.encoder_widths)) for side in config.image_shape[1:])
+        height, width = (math.ceil(side / 2 ** len(config.encoder_widths)) for side in config.image_shape[1:])
         seen = config.encoder_widths[-1] * (1 if self.pooled else height * width)
         dense = itertools.pairwise((seen, *config.encoder_hidden))
         self.dense = nn.ModuleList(nn.Linear(before, after) for before, after in dense)
@@ -256,11 +256,6 @@ def cosine_basis(height: int, width: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.linspace(0, math.pi, height), torch.linspace(0, math.pi, width), indexing="ij")
     waves = [(i, j) for i in range(3) for j in range(3) if (i, j) != (0, 0)]
     return torch.stack([torch.cos(i * columns) * torch.cos(j * rows) for i, j in waves])
-
-
-def _halved(side: int, times: int) -> int:
-    """Rounded up each time."""
-    return -(-side // 2**times)
 
 
 def same_padding(size: torch.Size | tuple[int, ...], kernel: int) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ picture; the coordinates' part is the same for all codes. The sum is exactly the
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class PaddedBroadcastDecoder(nn.Module):
         super().__init__()
         height, width = image_size
         self.image_size = image_size
-        grid = (-(-height // 2**doublings), -(-width // 2**doublings))
+        grid = (math.ceil(height / 2**doublings), math.ceil(width / 2**doublings))
         self.first = BroadcastConvolution(latent_size, widths[0], grid, kernel, constant)
         self.rest = nn.ModuleList(
             DoublingConvTranspose2d(before, after)
@@ -68,8 +69,7 @@ class PaddedBroadcastDecoder(nn.Module):
         else:
             hidden = nn.functional.elu(self.first.laid(codes), inplace=True).permute(0, 3, 1, 2)
         for convolution in self.rest[:-1]:
-            # Not in place where a doubling says a view; autograd refuses that.
-            hidden = nn.functional.elu(convolution(hidden), inplace=isinstance(convolution, nn.Conv2d))
+            hidden = nn.functional.elu(convolution(hidden), inplace=True)
         out: Tensor = self.rest[-1](hidden)
         height, width = self.image_size
         return out[:, :, :height, :width]

@@ -63,10 +63,13 @@ class _Weave(torch.autograd.Function):
         """Both are kept channels last."""
         batch, four, height, width = kinds.shape
         parts = kinds.permute(0, 2, 3, 1).reshape(batch, height, width, 2, 2, four // 4)
-        woven = kinds.new_empty(batch, height - 1, 2, width - 1, 2, four // 4)
+        size = (batch, four // 4, 2 * height - 2, 2 * width - 2)
+        # Made as it is returned and filled through a view: what is returned is none, so that it can be changed in place.
+        woven = torch.empty(size, dtype=kinds.dtype, device=kinds.device, memory_format=torch.channels_last)
+        rows = woven.permute(0, 2, 3, 1).view(batch, height - 1, 2, width - 1, 2, four // 4)
         for a, b in _KINDS:
-            woven[:, :, a, :, b] = parts[:, a : a + height - 1, b : b + width - 1, a, b]
-        return woven.view(batch, 2 * height - 2, 2 * width - 2, four // 4).permute(0, 3, 1, 2)
+            rows[:, :, a, :, b] = parts[:, a : a + height - 1, b : b + width - 1, a, b]
+        return woven
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
