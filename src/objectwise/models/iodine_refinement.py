@@ -171,13 +171,12 @@ class Refinement(nn.Module):
             total = self.first.part(seen, self._kernels(own), bias).unflatten(0, (batch, slots))
         else:
             total = bias.view(1, 1, -1, 1, 1).expand(batch, slots, -1, -1, -1)
-        # Added up before they are laid on every slot, so that gradients are summed over slots once.
-        of_all = fixed
         if shared:
             seen = torch.cat([shown[name] for name in shared], dim=1)
-            changing = self.first.part(seen, self._kernels(shared), None)
-            of_all = changing if fixed is None else changing + fixed
-        return (total if of_all is None else total + of_all.unsqueeze(1)).flatten(0, 1)
+            total = total + self.first.part(seen, self._kernels(shared), None).unsqueeze(1)
+        if fixed is not None:
+            total = total + fixed.unsqueeze(1)
+        return total.flatten(0, 1)
 
     def _kernels(self, names: list[str]) -> Tensor:
         """The part of the first convolution's weights that belongs to some inputs."""
