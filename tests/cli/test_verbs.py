@@ -22,7 +22,7 @@ from objectwise.data.digits import DigitsConfig
 from objectwise.data.download import DOWNLOADS, Download, RemoteFile
 from objectwise.data.folder import FolderConfig
 from objectwise.models import MODELS
-from objectwise.recipes import RECIPES
+from objectwise.recipes import RECIPES, preset_names
 
 SMALL = ["--source", "bundled", "--image-size", "30", "--digit-size", "10", "14", "--eval-size", "50"]
 
@@ -332,6 +332,18 @@ def test_listings(cli: Cli) -> None:
         found = json.loads(cli(verb, "--json").out)
         assert list(found) == list(table)
         assert all(found.values())
+
+
+def test_listed_presets_are_those_there_are(cli: Cli) -> None:
+    texts = json.loads(cli("recipes", "--json").out)
+    for name, text in texts.items():
+        assert ("Presets: " in text) == bool(preset_names(name))
+        shown = {preset: cli("show", name, "--preset", preset).out for preset in preset_names(name)}
+        assert len(set(shown.values())) == len(shown)
+        assert not shown or next(iter(shown.values())) == cli("show", name).out
+        assert all(preset in text for preset in shown)
+    assert preset_names("iodine") == ("published", "paper", "port", "port-first", "tuned")
+    assert preset_names("monet-clevr6")[0] == "paper"
 
 
 def test_show(cli: Cli) -> None:

@@ -23,11 +23,15 @@ class ListingArguments:
 
 
 def recipes(arguments: list[str]) -> int:
-    """List the recipes with the first line of their docstrings."""
-    from objectwise.recipes import RECIPES, recipe_function
+    """List the recipes with the first line of their docstrings and the names of their presets."""
+    from objectwise.recipes import RECIPES, preset_names, recipe_function
+
+    def told(name: str) -> str:
+        presets = ", ".join(preset_names(name))
+        return _first_line(recipe_function(name)) + (f" Presets: {presets}." if presets else "")
 
     given = parse(ListingArguments, arguments, program="objectwise recipes", description="List the recipes.")
-    _print_table({name: _first_line(recipe_function(name)) for name in RECIPES}, as_json=given.json)
+    _print_table({name: told(name) for name in RECIPES}, as_json=given.json)
     return 0
 
 

@@ -22,8 +22,8 @@ _DESCRIPTION = """\
 Train a recipe: objectwise train RECIPE [--data NAME] [--preset NAME] [--config FILE] [overrides].
 
 --data NAME chooses other data (a name that `objectwise data` lists, or package.module:Config), whose settings are then the
---data.* flags below. --preset NAME chooses one of the recipe's sets of settings (MONet: tuned, paper, blog; IODINE: published,
-paper, port, port-first). --config FILE reads the experiment from YAML: all fields, or `recipe: NAME` and the fields to change.
+--data.* flags below. --preset NAME chooses one of the recipe's sets of settings (`objectwise recipes` lists them).
+--config FILE reads the experiment from YAML: all fields, or `recipe: NAME` and the fields to change.
 """
 
 

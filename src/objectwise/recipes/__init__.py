@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from objectwise.core import UserError
 from objectwise.core.imports import from_table, is_import_path
@@ -57,6 +57,20 @@ def recipe_function(name: str) -> Callable[..., Experiment]:
     return function
 
 
+def preset_names(name: str) -> tuple[str, ...]:
+    """The sets of settings a recipe has, its default first; none for most.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    function = recipe_function(name)
+    parameter = inspect.signature(function).parameters.get("preset")
+    if parameter is None:
+        return ()
+    names: tuple[str, ...] = get_args(get_type_hints(function)["preset"])
+    return (parameter.default, *(other for other in names if other != parameter.default))
+
+
 def recipe(name: str, data_name: str | None = None, preset: str | None = None) -> Experiment:
     """A complete experiment.
 
@@ -77,7 +91,7 @@ def recipe(name: str, data_name: str | None = None, preset: str | None = None) -
             raise UserError(f"say what '{name}' is to be trained on with --data NAME")
         return Experiment.of(name.partition(":")[2].lower(), name, data_name)
     function = recipe_function(name)
-    if preset is not None and "preset" not in inspect.signature(function).parameters:
+    if preset is not None and not preset_names(name):
         raise UserError(f"{name} has no presets")
     experiment = function() if preset is None else function(preset)
     if data_name is None or data_name == experiment.data_name:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from objectwise.core import UserError
 from objectwise.recipes.experiment import Experiment
+
+Preset = Literal["primitives", "tableware", "camera"]
 
 _TRAINING = {
     "max_steps": 5_000,
@@ -43,8 +45,8 @@ def air_3d_single() -> Experiment:
     )
 
 
-def air_3d_table(preset: str = "primitives") -> Experiment:
-    """AIR in 3D on none to three objects on a table, 32×32; presets: primitives, tableware, camera (inferred as well).
+def air_3d_table(preset: Preset = "primitives") -> Experiment:
+    """AIR in 3D on none to three objects on a table, 32×32: solids or tableware, the camera known or inferred as well.
 
     Three steps, each of which attends to what those before it leave unexplained; the count summed inside the logarithm, kinds by
     local expectation, central finite differences.

@@ -15,7 +15,7 @@ from objectwise.figures import Section, Table
 from objectwise.metrics import count_scores
 from objectwise.models.air_3d import AIR3D
 from objectwise.models.air_3d_baselines import Order
-from objectwise.recipes.air_3d import air_3d_table
+from objectwise.recipes.air_3d import Preset, air_3d_table
 from objectwise.recipes.runs import load
 from objectwise.studies import inferred_scenes as scenes
 from objectwise.studies.inferred_scenes import Scored, degrees, percent
@@ -23,13 +23,13 @@ from objectwise.studies.running import read_results
 from objectwise.studies.study import Account, Settings, Trial
 from objectwise.training.evaluation import decompositions
 
-PRESETS: Mapping[str, str] = {
+PRESETS: Mapping[Preset, str] = {
     "primitives": "primitives",
     "camera": "camera inferred",
     "tableware": "table-ware",
 }
 """Preset of the recipe -> name in tables."""
-MAIN = "primitives"
+MAIN: Preset = "primitives"
 """The preset that the supervised networks are trained for."""
 AIR = "AIR"
 SUPERVISED: Mapping[str, tuple[Order, bool]] = {
@@ -76,7 +76,7 @@ class Air3dTable:
             for seed in settings.seeds_or(scale.seeds if preset == MAIN else scale.other_seeds)
         ]
 
-    def _trial(self, preset: str, seed: int, scale: _Scale, settings: Settings) -> Trial:
+    def _trial(self, preset: Preset, seed: int, scale: _Scale, settings: Settings) -> Trial:
         base = air_3d_table(preset)
         steps = scale.steps if preset == MAIN else scale.other_steps
         data: Any = base.data
