@@ -342,6 +342,8 @@ def test_models_and_seeds_of_the_scores() -> None:
     weights: dict[str, Any] = {t.group: t.experiment.model for t in trials}
     assert [weights[name].kl_weight for name in CHOICES] == [1.0, 4.0, 8.0]
     assert {weights[name].objective for name in CHOICES} == {"beta"}
+    assert {t.experiment.training.max_steps for t in trials if t.group in CHOICES} == {16_000}
+    assert {t.experiment.training.max_steps for t in trials if t.group not in CHOICES} == {8_000}
     assert (weights["β-TCVAE, β = 6"].objective, weights["FactorVAE, γ = 10"].gamma_weight) == ("tcvae", 10.0)
     assert all(t.experiment.data.eval_size == 15_000 for t in trials)  # type: ignore[attr-defined]
     assert {len(row) for row in PUBLISHED.rows} == {1 + len(COLUMNS)}
@@ -389,7 +391,7 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
         "load": lambda run: None,
         "cached_codes": codes_of,
         "disentanglement_scores": scored,
-        "read_results": lambda run: {"steps": 10_000, "training_minutes": 9.0},
+        "read_results": lambda run: {"steps": 8_000 if "tcvae" in run.name else 16_000, "training_minutes": 9.0},
     }.items():
         monkeypatch.setattr(scores, name, made)
     monkeypatch.setattr(DisentanglementMetrics, "_best", staticmethod(lambda record, *_: scores.Section(record["key"])))
@@ -398,8 +400,10 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
     medians = account.sections[0].table
     assert medians is not None
     shown = {str(row[0]): row for row in medians.rows}
-    assert shown["β-VAE, β = 4 (chosen)"][4] == "0.22 (0.20 to 0.24)"
-    assert shown["VAE"][4] == "0.07 (0.05 to 0.09)"  # not the validation seed's 0.10
+    assert shown["β-VAE, β = 4 (chosen)"][5] == "0.22 (0.20 to 0.24)"
+    assert shown["VAE"][5] == "0.07 (0.05 to 0.09)"  # not the validation seed's 0.10
+    assert [shown[name][1] for name in ("VAE", "β-TCVAE, β = 6")] == ["16,000", "8,000"]
+    assert "after 16,000 steps (8,000 where the objective is another): VAE 0.07 (5)" in account.summary
     assert account.sections[-1].heading == "tcvae-seed1"
     assert "other seeds choose β-VAE, β = 4: MIG 0.22 (best 0.24)" in account.summary
     assert "β-VAE, β = 4 0.22 (5), β-VAE, β = 8 0.12 (5), β-TCVAE, β = 6 0.30 (2)" in account.summary
