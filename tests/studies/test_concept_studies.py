@@ -371,16 +371,14 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
     settings = Settings("quick")
     trials = DisentanglementMetrics().trials(settings)
     gaps = {"VAE": 0.05, "β-VAE, β = 4": 0.2, "β-VAE, β = 8": 0.1, "β-TCVAE, β = 6": 0.3, "FactorVAE, γ = 10": 0.25}
-    asked: list[str] = []
 
     def codes_of(run: Path, *_: Any) -> Codes:
-        asked.append(run.name)
         means, stds = latents_for(np.zeros((4, 2)), 10)
-        return Codes(means, stds, {"x": np.arange(4)}, np.arange(4)[:, None])
+        return Codes(means, stds, {run.name: np.arange(4)}, np.arange(4)[:, None])
 
-    def scored(*_: Any, **settings: Any) -> dict[str, CodeScore]:
-        assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 50)
-        trial = next(t for t in trials if t.key == asked[-1])
+    def scored(codes: Any, factors: Any, names: tuple[str, ...], **settings: Any) -> dict[str, CodeScore]:
+        assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 30)
+        trial = next(t for t in trials if (t.key,) == names)
         value = gaps[trial.group] + 0.01 * trial.experiment.seed
         others = ("mig_four_factors_without_shape", "mig_sampled_codes", "beta_vae_2017_four_factors_without_shape")
         named = (*COLUMNS, *others, "dci_completeness", "dci_informativeness")

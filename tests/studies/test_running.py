@@ -87,7 +87,7 @@ class Workplace:
         return [tuple(call[:2]) for call in self.calls]
 
     def go(self, scale: str = "quick", jobs: int = 1, steps: int = 10) -> dict[str, object]:
-        report = reproduce(MadeUp(steps), Settings(scale), self.out, jobs=jobs, progress=False)  # type: ignore[arg-type]
+        report = reproduce(MadeUp(steps), Settings(scale, jobs=jobs), self.out, progress=False)  # type: ignore[arg-type]
         assert report == self.out / "report.html"
         found: dict[str, object] = json.loads((self.out / "results.json").read_text())
         return found

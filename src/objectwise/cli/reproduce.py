@@ -28,7 +28,7 @@ class ReproduceArguments:
     out: str | None = None
     """Folder for the study; runs/STUDY-SCALE if not given."""
     jobs: int = os.cpu_count() or 1
-    """Trainings at a time, one thread each."""
+    """Processes at a time, one thread each: trainings, and scores that take long."""
     digits_root: str | None = None
     """Folder with the MNIST files; the download cache, or else the bundled digits, if not given."""
     omniglot_root: str | None = None
@@ -62,9 +62,10 @@ def reproduce(arguments: list[str]) -> int:
         seeds=given.seeds,
         official_root=Path(given.official_root) if given.official_root else None,
         clevr_root=Path(given.clevr_root) if given.clevr_root else None,
+        jobs=given.jobs,
     )
     out = Path(given.out) if given.out else Path("runs") / f"{given.study}-{given.scale}"
-    report = reproduce_study(named_study(given.study), settings, out, jobs=given.jobs)
+    report = reproduce_study(named_study(given.study), settings, out)
     print(f"report: {report}", file=sys.stderr)
     print(out)
     return 0

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 
 from objectwise import figures
 from objectwise.figures import Section, Table
@@ -82,7 +83,7 @@ class _Scale(NamedTuple):
 
 _SCALES = {
     "smoke": _Scale(10, 10, 1, 1, 0, 100, 3),
-    "quick": _Scale(16_000, 8_000, 5, 2, 1, 5_000, 50),
+    "quick": _Scale(16_000, 8_000, 5, 2, 1, 5_000, 30),
     "full": _Scale(300_000, 300_000, 5, 5, 2, 5_000, 100),
 }
 
@@ -122,18 +123,17 @@ class DisentanglementMetrics:
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
         """All scores of all runs, and the best run's latents."""
         scale = _SCALES[settings.scale]
+        every = [
+            cached_codes(runs[trial.key], load(runs[trial.key]), trial.experiment.build_data(), "test")
+            for trial in trials
+        ]
+        points: dict[str, Any] = {"train": 2 * scale.points, "test": scale.points, "trees": scale.trees}
+        scored = Parallel(n_jobs=settings.jobs)(
+            delayed(disentanglement_scores)(codes.means, codes.factors, codes.names, stds=codes.stds, **points)
+            for codes in every
+        )
         records, matrices = [], {}
-        for trial in trials:
-            codes = cached_codes(runs[trial.key], load(runs[trial.key]), trial.experiment.build_data(), "test")
-            found = disentanglement_scores(
-                codes.means,
-                codes.factors,
-                codes.names,
-                stds=codes.stds,
-                train=2 * scale.points,
-                test=scale.points,
-                trees=scale.trees,
-            )
+        for trial, codes, found in zip(trials, every, scored, strict=True):
             latents = Latents(codes.means, codes.stds)
             matrices[trial.key] = (found["mig"].matrix, codes.names, latents)
             records.append(

@@ -31,16 +31,15 @@ from objectwise.training.callbacks import checkpoint_files, read_metrics
 _POLL_SECONDS = 0.5
 
 
-def reproduce(study: Study, settings: Settings, out: Path, *, jobs: int, progress: bool = True) -> Path:
+def reproduce(study: Study, settings: Settings, out: Path, *, progress: bool = True) -> Path:
     """Train what is not trained yet, and write ``results.json`` and ``report.html``.
 
     Finished trials are kept and unfinished ones are resumed, so that the same call goes on where it stopped.
 
     Args:
         study: which.
-        settings: its scale and where data are.
+        settings: its scale, where data are, and how many processes there may be.
         out: folder of the study; may hold an earlier, unfinished attempt at the same scale.
-        jobs: processes at a time, with one thread each.
         progress: print a table of what is going on to stderr.
 
     Returns:
@@ -55,7 +54,7 @@ def reproduce(study: Study, settings: Settings, out: Path, *, jobs: int, progres
     runs = {trial.key: out / "trials" / trial.key for trial in trials}
     began = time.perf_counter()
     with _stopping():
-        _run_all(trials, runs, out, jobs, progress)
+        _run_all(trials, runs, out, settings.jobs, progress)
     if progress:
         Console(stderr=True).print(f"all {len(trials)} trials are trained; computing tables and figures")
     account = study.account(settings, runs, trials)

@@ -25,6 +25,7 @@ class Settings:
         seeds: seeds of every training; None: as many as the scale asks for.
         official_root: folder of decoded official sets, one folder each by name; None: their place in the cache.
         clevr_root: folder of rendered CLEVR scenes with masks; None: ``clevr`` in the cache.
+        jobs: processes at a time with one thread each, for the trainings and for scores that take long.
     """
 
     scale: Scale
@@ -33,6 +34,7 @@ class Settings:
     official_root: Path | None = None
     clevr_root: Path | None = None
     seeds: int | None = None
+    jobs: int = 1
 
     def seeds_or(self, usual: int) -> range:
         """The seeds to train: 0, 1, ... as many as the user or else the scale asks for."""
