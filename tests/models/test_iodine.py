@@ -760,6 +760,8 @@ def test_recipes_and_presets() -> None:
     assert (first.model.learned_sigma, first.model.sigma, first.model.loss_weights) == (True, 1.0, "last")
     tuned = recipe("iodine-tetrominoes", preset="tuned")
     assert (tuned.model.sigma_start, tuned.model.sigma, tuned.model.refinement_steps) == (0.3, 0.1, 5)
+    dull = recipe("iodine-clevr6", preset="tuned").model
+    assert (dull.sigma_start, dull.sigma) == (0.14, 0.05)
     assert tuned.model.sigma_hold + tuned.model.sigma_steps < tuned.training.max_steps
     assert tuned.model.gradient_scale == 1 / tuned.training.batch_size
     assert recipe("iodine", "digits").data_name == "digits"
