@@ -27,6 +27,15 @@ def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == set(names(tmp_path / "run"))
 
 
+def test_what_a_kill_left_half_written_is_cleaned_up(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    trained(tmp_path / "run", settings(4, checkpoint_every=2))
+    (folder / ".step-000000005.ckpt.4711.tmp").write_bytes(b"half")
+    (folder / "notes.tmp").write_text("the user's")
+    trained(tmp_path / "run", settings(6, checkpoint_every=2), resume=True)
+    assert {path.name for path in folder.iterdir()} == {*names(tmp_path / "run"), "notes.tmp"}
+
+
 def test_a_checkpoint_holds_no_code_and_everything_needed(tmp_path: Path) -> None:
     trained(tmp_path / "run", settings(2))
     content = stored(checkpoint_files(tmp_path / "run")[-1])

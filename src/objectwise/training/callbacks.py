@@ -71,7 +71,8 @@ class Checkpoints(lightning.Callback):
             with atomic_path(path) as temporary:
                 trainer.save_checkpoint(temporary)
             save_weights(module.model, self.model_name, self.weights)
-            for old in checkpoint_files(self.folder.parent)[:-_KEPT]:
+            unfinished = self.folder.glob(".step-*.tmp")  # left where a kill allowed no cleaning up
+            for old in (*checkpoint_files(self.folder.parent)[:-_KEPT], *unfinished):
                 old.unlink(missing_ok=True)
         self.saved_step = module.step
 
