@@ -381,8 +381,7 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
         assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 30)
         trial = next(t for t in trials if (t.key,) == names)
         value = gaps[trial.group] + 0.01 * trial.experiment.seed
-        others = ("mig_four_factors_without_shape", "mig_sampled_codes", "beta_vae_2017_four_factors_without_shape")
-        named = (*COLUMNS, *others, "dci_completeness", "dci_informativeness")
+        named = (*COLUMNS, *scores._MORE.values())
         found = {name: CodeScore(0.5, (0.4, 0.6), float("nan")) for name in named}
         return {**found, "mig": CodeScore(value, (value - 0.01, value + 0.01), 0.0, policy={"ceiling": 0.902})}
 
