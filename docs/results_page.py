@@ -85,9 +85,10 @@ def page() -> str:
 
 def study_parts(record: dict[str, Any]) -> list[str]:
     """Summary and tables of a study."""
+    machines = sorted({hardware(name) for name in record["hardware"]})
     about = (
         f"`{record['command']}`, {record['training_minutes']:.0f} minutes of training, one thread each, on "
-        f"{'; '.join(record['hardware'])} (other work ran beside it)."
+        f"{'; '.join(machines)} (other work ran beside it)."
     )
     parts = [f"## {record['title']} ({record['study']}, {record['scale']})", about, record["summary_text"]]
     for one in record["tables"]:
@@ -129,10 +130,15 @@ def table(records: list[dict[str, Any]]) -> str:
             number(record, "mse", 5),
             record["training_minutes"],
             record["precision"],
-            record["hardware"],
+            hardware(record["hardware"]),
         )
         rows.append(row)
     return markdown(head, rows)
+
+
+def hardware(name: str) -> str:
+    """As runs are told today; older ones wrote "1 threads"."""
+    return name.removesuffix(", 1 threads") + ", 1 thread" if name.endswith(", 1 threads") else name
 
 
 def number(record: dict[str, Any], name: str, digits: int = 4) -> str:
