@@ -349,6 +349,29 @@ def test_models_and_seeds_of_the_scores() -> None:
     assert {len(row) for row in PUBLISHED.rows} == {1 + len(COLUMNS)}
 
 
+class Pictures:
+    """Pictures of one row of pixels, given."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = torch.from_numpy(rows).float()
+
+    def batch(self, split: str, indices: np.ndarray) -> Any:
+        assert split == "test"
+        return SimpleNamespace(images=self.rows[torch.from_numpy(indices)][:, None, None])
+
+
+def test_pixels_are_scored_like_codes() -> None:
+    factors = np.stack([part.ravel() for part in np.meshgrid(np.arange(25), np.arange(24), indexing="ij")], axis=1)
+    codes = Codes(np.zeros((600, 1)), np.zeros((600, 0)), {"a": factors[:, 0], "b": factors[:, 1]}, factors)
+    plain: Any = Pictures(factors / 25)
+    blank: Any = Pictures(np.zeros((600, 3)))
+    assert scores.pixel_score(plain, codes, 400, 200) == 1.0
+    assert scores.pixel_score(blank, codes, 400, 200) == pytest.approx(0.5, abs=0.12)
+    diagonal = np.arange(9)[:, None].repeat(2, axis=1)
+    apart = Codes(np.zeros((9, 1)), np.zeros((9, 0)), {"a": diagonal[:, 0], "b": diagonal[:, 1]}, diagonal)
+    assert scores.pixel_score(plain, apart, 40, 20) is None
+
+
 def made_up_record(group: str, seed: int, gap: float) -> Record:
     scored = dict.fromkeys(COLUMNS, 0.5) | {"mig": gap, "beta_vae_2017": 0.9 + gap / 10}
     return {"group": group, "seed": seed, "scores": scored}
@@ -382,12 +405,14 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
         value = gaps[trial.group] + 0.01 * trial.experiment.seed
         named = (*COLUMNS, *scores._MORE.values())
         found = {name: CodeScore(0.5, (0.4, 0.6), float("nan")) for name in named}
+        found["beta_vae_2016"] = CodeScore(value, (value, value), 0.2)
         return {**found, "mig": CodeScore(value, (value - 0.01, value + 0.01), 0.0, policy={"ceiling": 0.902})}
 
     for name, made in {
         "load": lambda run: None,
         "cached_codes": codes_of,
         "disentanglement_scores": scored,
+        "pixel_score": lambda dataset, codes, train, test: 0.4 + (train - 2 * test) + len(codes.means) - 4,
         "read_results": lambda run: {"steps": 8_000 if "tcvae" in run.name else 16_000, "training_minutes": 9.0},
     }.items():
         monkeypatch.setattr(scores, name, made)
@@ -404,5 +429,11 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
     assert account.sections[-1].heading == "tcvae-seed1"
     assert "other seeds choose β-VAE, β = 4: MIG 0.22 (best 0.24)" in account.summary
     assert "β-VAE, β = 4 0.22 (5), β-VAE, β = 8 0.12 (5), β-TCVAE, β = 6 0.30 (2)" in account.summary
+    assert account.summary.endswith("Score of 2016: raw pixels 0.40, VAE 0.07, β-VAE, β = 4 0.22.")
+    changed = next(section.table for section in account.sections if section.heading == "Which factor changed")
+    assert changed is not None
+    told = {str(row[0]): row[1:] for row in changed.rows}
+    assert told["raw pixels"] == ["0.400", ""]
+    assert told["VAE"] == ["0.070", "0.050, 0.060, 0.070, 0.080, 0.090"]  # fresh seeds alone
     assert len(account.results["trials"]) == 22
     json.dumps(account.results, allow_nan=False)  # NaN becomes None
