@@ -349,27 +349,11 @@ def test_models_and_seeds_of_the_scores() -> None:
     assert {len(row) for row in PUBLISHED.rows} == {1 + len(COLUMNS)}
 
 
-class Pictures:
-    """Pictures of one row of pixels, given."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = torch.from_numpy(rows).float()
-
-    def batch(self, split: str, indices: np.ndarray) -> Any:
-        assert split == "test"
-        return SimpleNamespace(images=self.rows[torch.from_numpy(indices)][:, None, None])
-
-
-def test_pixels_are_scored_like_codes() -> None:
-    factors = np.stack([part.ravel() for part in np.meshgrid(np.arange(25), np.arange(24), indexing="ij")], axis=1)
-    codes = Codes(np.zeros((600, 1)), np.zeros((600, 0)), {"a": factors[:, 0], "b": factors[:, 1]}, factors)
-    plain: Any = Pictures(factors / 25)
-    blank: Any = Pictures(np.zeros((600, 3)))
-    assert scores.pixel_score(plain, codes, 400, 200) == 1.0
-    assert scores.pixel_score(blank, codes, 400, 200) == pytest.approx(0.5, abs=0.12)
-    diagonal = np.arange(9)[:, None].repeat(2, axis=1)
-    apart = Codes(np.zeros((9, 1)), np.zeros((9, 0)), {"a": diagonal[:, 0], "b": diagonal[:, 1]}, diagonal)
-    assert scores.pixel_score(plain, apart, 40, 20) is None
+def test_the_score_of_2016_is_of_the_grid() -> None:
+    scale = scores._SCALES["smoke"]._replace(points=1_000)
+    factors = shapes_of_codes.combinations(*shapes_of_codes.CHANGE_GRID)
+    assert scores.changed_score(factors / factors.max(axis=0), scale) == 1.0
+    assert scores.changed_score(np.zeros((len(factors), 3)), scale) == pytest.approx(0.2, abs=0.05)
 
 
 def made_up_record(group: str, seed: int, gap: float) -> Record:
@@ -399,20 +383,27 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
         means, stds = latents_for(np.zeros((4, 2)), 10)
         return Codes(means, stds, {run.name: np.arange(4)}, np.arange(4)[:, None])
 
+    def changed(key: str | None, scale: Any) -> float:
+        assert scale.points == 5_000
+        return 0.4 if key is None else value_of(next(t for t in trials if t.key == key))
+
+    def value_of(trial: Trial) -> float:
+        return gaps[trial.group] + 0.01 * trial.experiment.seed
+
     def scored(codes: Any, factors: Any, names: tuple[str, ...], **settings: Any) -> dict[str, CodeScore]:
         assert (settings["train"], settings["test"], settings["trees"]) == (10_000, 5_000, 30)
-        trial = next(t for t in trials if (t.key,) == names)
-        value = gaps[trial.group] + 0.01 * trial.experiment.seed
+        value = value_of(next(t for t in trials if (t.key,) == names))
         named = (*COLUMNS, *scores._MORE.values())
         found = {name: CodeScore(0.5, (0.4, 0.6), float("nan")) for name in named}
-        found["beta_vae_2016"] = CodeScore(value, (value, value), 0.2)
         return {**found, "mig": CodeScore(value, (value - 0.01, value + 0.01), 0.0, policy={"ceiling": 0.902})}
 
     for name, made in {
-        "load": lambda run: None,
         "cached_codes": codes_of,
         "disentanglement_scores": scored,
-        "pixel_score": lambda dataset, codes, train, test: 0.4 + (train - 2 * test) + len(codes.means) - 4,
+        "load": lambda run: run.name,
+        "grid_codes": lambda key, dataset, grid: SimpleNamespace(means=key),
+        "grid_pixels": lambda dataset, grid: None,
+        "changed_score": changed,
         "read_results": lambda run: {"steps": 8_000 if "tcvae" in run.name else 16_000, "training_minutes": 9.0},
     }.items():
         monkeypatch.setattr(scores, name, made)
@@ -429,11 +420,11 @@ def test_the_account_of_scores_tells_fresh_seeds(monkeypatch: pytest.MonkeyPatch
     assert account.sections[-1].heading == "tcvae-seed1"
     assert "other seeds choose β-VAE, β = 4: MIG 0.22 (best 0.24)" in account.summary
     assert "β-VAE, β = 4 0.22 (5), β-VAE, β = 8 0.12 (5), β-TCVAE, β = 6 0.30 (2)" in account.summary
-    assert account.summary.endswith("Score of 2016: raw pixels 0.40, VAE 0.07, β-VAE, β = 4 0.22.")
-    changed = next(section.table for section in account.sections if section.heading == "Which factor changed")
-    assert changed is not None
-    told = {str(row[0]): row[1:] for row in changed.rows}
-    assert told["raw pixels"] == ["0.400", ""]
-    assert told["VAE"] == ["0.070", "0.050, 0.060, 0.070, 0.080, 0.090"]  # fresh seeds alone
+    ending = "Score of 2016: raw pixels 0.40, VAE 0.07, β-VAE, β = 4 0.22, β-VAE, β = 8 0.12."
+    assert account.summary.endswith(ending)
+    told = next(section.table for section in account.sections if section.heading == "Which factor changed")
+    assert told is not None
+    assert told.rows[0] == ["raw pixels", "0.400", "", "0.41"]
+    assert told.rows[1] == ["VAE", "0.070", "0.050, 0.060, 0.070, 0.080, 0.090", "0.61"]  # fresh seeds alone
     assert len(account.results["trials"]) == 22
     json.dumps(account.results, allow_nan=False)  # NaN becomes None
