@@ -188,7 +188,7 @@ class EarlyConcepts:
     def _snapshot(self, number: int, seed: int, scale: _Scale, settings: Settings) -> Trial:
         """The same training, stopped earlier: exactly its prefix, because training is a pure function of seed and step."""
         whole, steps = scale.small_steps, max(1, scale.small_steps * number // scale.snapshots)
-        annealed = {"objective": "capacity", "beta": None, "gamma": 100.0, "capacity": 20.0, "capacity_steps": whole}
+        annealed = {"objective": "capacity", "beta": None, "gamma": 10.0, "capacity": 20.0, "capacity_steps": whole}
         return self._small(f"capacity-{steps}", f"{ANNEALED}, {steps} steps", seed, steps, settings, model=annealed)
 
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
