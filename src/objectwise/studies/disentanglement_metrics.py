@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 from objectwise import figures
 from objectwise.data.dsprites import Dsprites
 from objectwise.figures import Section, Table
-from objectwise.metrics import disentanglement_scores, factor_change_score
+from objectwise.metrics import CodeScore, disentanglement_scores, factor_change_score
 from objectwise.recipes.beta_vae import beta_vae_dsprites
 from objectwise.recipes.codes import cached_codes
 from objectwise.recipes.latents import VALUES, Latents, traversals
@@ -149,22 +149,7 @@ class DisentanglementMetrics:
         for trial, codes, found, of_2016 in zip(trials, every, scored, changed, strict=True):
             latents = Latents(codes.means, codes.stds)
             matrices[trial.key] = (found["mig"].matrix, codes.names, latents)
-            records.append(
-                {
-                    "key": trial.key,
-                    "group": trial.group,
-                    "seed": trial.experiment.seed,
-                    "steps": read_results(runs[trial.key])["steps"],
-                    "training_minutes": read_results(runs[trial.key])["training_minutes"],
-                    "rows": len(codes.means),
-                    "in_use": codes.means.shape[1] - len(latents.dead),
-                    "scores": {name: score.value for name, score in found.items()},
-                    "intervals": {name: list(score.interval) for name, score in found.items()},
-                    "nulls": {name: score.null for name, score in found.items()},
-                    "changed_2016": of_2016,
-                    "mig_ceiling": found["mig"].policy["ceiling"],
-                }
-            )
+            records.append({**_record(trial, read_results(runs[trial.key]), latents, found), "changed_2016": of_2016})
         fresh = len(settings.seeds_or(scale.seeds))
         pixels = changed_score(grid_pixels(shapes, grid), scale)
         told = [record for record in records if record["seed"] < fresh]
@@ -184,26 +169,13 @@ class DisentanglementMetrics:
             _every_run(records),
             self._best(best, matrices[best["key"]], trials, runs),
         ]
-        gaps = {group: [r["scores"]["mig"] for r in told if r["group"] == group] for group in MODELS}
-        listed = ", ".join(f"{group} {np.median(values):.2f} ({len(values)})" for group, values in gaps.items())
-        steps = f"{scale.steps:,} steps"
-        if scale.other_steps != scale.steps:
-            steps += f" ({scale.other_steps:,} where the objective is another)"
-        summary = (
-            f"Five-factor MIG, median over seeds (how many) after {steps}: {listed}. A perfect code reaches "
-            f"{records[0]['mig_ceiling']:.2f} with 20 bins. Of the values of β, other seeds choose {choice['model']}: MIG "
-            f"{choice['mig_median']:.2f} (best {choice['mig_best']:.2f}), BetaVAE 2017 {choice['beta_vae_2017_median']:.2f}."
-        )
-        medians = {g: float(np.median([r["changed_2016"] for r in told if r["group"] == g])) for g in CHOICES}
-        listed = ", ".join(f"{name} {value:.2f}" for name, value in {"raw pixels": pixels, **medians}.items())
-        summary += f" Score of 2016: {listed}."
         results = {
             "trials": _without_nan(records),
             "chosen_beta": choice,
             "changed_2016_of_raw_pixels": pixels,
             "published": {"source": "InfoGAN-CR, table 1", "rows": PUBLISHED.rows},
         }
-        return Account(results, sections, summary=summary)
+        return Account(results, sections, summary=_summary(told, choice, pixels, scale))
 
     @staticmethod
     def _best(
@@ -228,6 +200,43 @@ class DisentanglementMetrics:
             ),
         ]
         return Section(f"The run with the largest gap: {record['group']}, seed {record['seed']}", figures=drawn)
+
+
+def _record(trial: Trial, run: dict[str, Any], latents: Latents, found: dict[str, CodeScore]) -> dict[str, Any]:
+    """What is kept of a run."""
+    return {
+        "key": trial.key,
+        "group": trial.group,
+        "seed": trial.experiment.seed,
+        "steps": run["steps"],
+        "training_minutes": run["training_minutes"],
+        "rows": len(latents.means),
+        "in_use": latents.means.shape[1] - len(latents.dead),
+        "scores": {name: score.value for name, score in found.items()},
+        "intervals": {name: list(score.interval) for name, score in found.items()},
+        "nulls": {name: score.null for name, score in found.items()},
+        "mig_ceiling": found["mig"].policy["ceiling"],
+    }
+
+
+def _summary(records: Sequence[dict[str, Any]], choice: dict[str, Any], pixels: float, scale: _Scale) -> str:
+    """Medians over fresh seeds of the gap and of the score of 2016, and the choice of β."""
+
+    def gaps(group: str) -> list[float]:
+        return [r["scores"]["mig"] for r in records if r["group"] == group]
+
+    listed = ", ".join(f"{group} {np.median(gaps(group)):.2f} ({len(gaps(group))})" for group in MODELS)
+    steps = f"{scale.steps:,} steps"
+    if scale.other_steps != scale.steps:
+        steps += f" ({scale.other_steps:,} where the objective is another)"
+    changed = {g: float(np.median([r["changed_2016"] for r in records if r["group"] == g])) for g in CHOICES}
+    of_2016 = ", ".join(f"{name} {value:.2f}" for name, value in {"raw pixels": pixels, **changed}.items())
+    return (
+        f"Five-factor MIG, median over seeds (how many) after {steps}: {listed}. A perfect code reaches "
+        f"{records[0]['mig_ceiling']:.2f} with 20 bins. Of the values of β, other seeds choose {choice['model']}: MIG "
+        f"{choice['mig_median']:.2f} (best {choice['mig_best']:.2f}), BetaVAE 2017 {choice['beta_vae_2017_median']:.2f}. "
+        f"Score of 2016: {of_2016}."
+    )
 
 
 def changed_score(codes: np.ndarray, scale: _Scale) -> float:
