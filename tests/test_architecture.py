@@ -145,7 +145,7 @@ def state():
     }
 if any(name.startswith("objectwise") for name in sys.argv[2:]):
     # What other packages do on import is not ours; they come first.
-    import lightning, matplotlib.figure, tyro, yaml, rich, PIL.Image, safetensors.torch
+    import lightning, matplotlib.figure, tyro, yaml, rich, PIL.Image, safetensors.torch, sklearn
 complaints = [f"import objectwise loads {name}" for name in sorted(heavy)]
 for name in sys.argv[2:]:
     before, environment, printed = state(), dict(os.environ), (sys.stdout, sys.stderr)
