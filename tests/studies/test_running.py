@@ -146,6 +146,27 @@ def test_everything_is_trained_once_with_one_thread_and_told(work: Workplace) ->
     assert len(work.calls) == 2, "finished trials are kept"
 
 
+def test_a_training_that_another_study_finished_is_copied_not_repeated(work: Workplace) -> None:
+    work.plan(second="fail")
+    with pytest.raises(UserError, match="trial second failed"):
+        work.go()
+    work.plan()
+    (work.out / "trials" / "first" / "results.json").write_text(
+        json.dumps({"training_minutes": 7.0, "hardware": "elsewhere", "resumed": False})
+    )
+    work.out = work.home / "another"
+    found = work.go()
+    assert work.verbs[2:] == [("train", "second")], "an unfinished training is nobody's"
+    assert (found["training_minutes"], found["hardware"]) == (7.5, ["a CPU", "elsewhere"])
+    assert (work.out / "trials" / "first.yaml").is_file()
+    assert not list((work.out / "trials").glob(".*"))
+    work.go()
+    assert len(work.calls) == 3, "a copied training is kept like one of its own"
+    work.out = work.home / "longer"
+    work.go(steps=20)
+    assert work.verbs[3:] == [("train", "first"), ("train", "second")], "other settings are another training"
+
+
 def test_smoke_says_that_it_means_nothing(work: Workplace) -> None:
     assert work.go("smoke")["meaningless"] is True
     assert "the numbers mean nothing" in (work.out / "report.html").read_text(encoding="utf-8")

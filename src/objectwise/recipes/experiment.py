@@ -143,7 +143,12 @@ def data_config_class(name: str) -> type[Config]:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write an experiment as YAML."""
-    write_text(path, yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    write_text(path, experiment_text(experiment))
+
+
+def experiment_text(experiment: Experiment) -> str:
+    """An experiment as YAML: the same text for the same settings."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from objectwise.core import UserError
 from objectwise.core.files import write_text
 from objectwise.figures import Section, write_report
 from objectwise.figures.report import cell_text
-from objectwise.recipes.experiment import load_experiment, save_experiment
+from objectwise.recipes.experiment import experiment_text, load_experiment, save_experiment
 from objectwise.recipes.runs import CONFIG, RESULTS
 from objectwise.studies.study import Settings, Study, Trial
 from objectwise.training.callbacks import checkpoint_files, read_metrics
@@ -34,7 +34,8 @@ _POLL_SECONDS = 0.5
 def reproduce(study: Study, settings: Settings, out: Path, *, progress: bool = True) -> Path:
     """Train what is not trained yet, and write ``results.json`` and ``report.html``.
 
-    Finished trials are kept and unfinished ones are resumed, so that the same call goes on where it stopped.
+    Finished trials are kept and unfinished ones are resumed, so that the same call goes on where it stopped. A training that
+    another study beside ``out`` has finished with exactly the same settings is copied, not repeated.
 
     Args:
         study: which.
@@ -53,6 +54,10 @@ def reproduce(study: Study, settings: Settings, out: Path, *, progress: bool = T
     _same_settings(trials, out)
     runs = {trial.key: out / "trials" / trial.key for trial in trials}
     began = time.perf_counter()
+    copied = _copy_finished(trials, runs, out)
+    if progress and copied:
+        told = "; ".join(f"{key} from {source}" for key, source in copied.items())
+        Console(stderr=True).print(f"the same trainings, done before: {told}", highlight=False, soft_wrap=True)
     with _stopping():
         _run_all(trials, runs, out, settings.jobs, progress)
     if progress:
@@ -127,6 +132,32 @@ def _same_settings(trials: Sequence[Trial], out: Path) -> None:
         wanted = trial.experiment.model_dump(mode="json")
         if config.is_file() and load_experiment(config).model_dump(mode="json") != wanted:
             raise UserError(f"{config} has other settings than the trial has now (other data?); choose another --out")
+
+
+def _copy_finished(trials: Sequence[Trial], runs: dict[str, Path], out: Path) -> dict[str, Path]:
+    """Copy finished trainings of exactly the same settings from the folders of studies beside this one.
+
+    Returns:
+        key of each copied trial -> where it comes from.
+    """
+    finished = {
+        config.read_text(encoding="utf-8"): config.with_suffix("")
+        for study in sorted(out.parent.glob("*/study.json"))
+        for config in sorted((study.parent / "trials").glob("*.yaml"))
+        if study.parent != out and (config.with_suffix("") / RESULTS).is_file()
+    }
+    copied = {}
+    for trial in trials:
+        run, text = runs[trial.key], experiment_text(trial.experiment)
+        if text not in finished or run.exists():
+            continue
+        half = run.with_name(f".{run.name}.copy")
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(finished[text], half)
+        write_text(out / "trials" / f"{trial.key}.yaml", text)
+        half.rename(run)
+        copied[trial.key] = finished[text]
+    return copied
 
 
 @contextmanager
