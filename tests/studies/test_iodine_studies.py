@@ -16,6 +16,7 @@ from objectwise.core import Decomposition, FactorSpec, Posterior, presence_from_
 from objectwise.data.clevr_like import ClevrLikeConfig
 from objectwise.data.multi_dsprites import MultiDspritesConfig
 from objectwise.metrics.properties import matched_slots, property_data
+from objectwise.recipes.experiment import experiment_text
 from objectwise.rendering.primitives3d import Look
 from objectwise.studies import named_study
 from objectwise.studies.iodine_ablations import BASE, QUICK, VARIANTS, differences
@@ -137,6 +138,15 @@ def test_full_is_the_published_recipe() -> None:
         assert trial.experiment.model.gradient_scale == 1.0 / trial.experiment.training.batch_size  # type: ignore[attr-defined]
 
 
+def test_the_three_studies_share_their_trainings() -> None:
+    for scale in ("smoke", "quick"):
+        settings = Settings(scale, seeds=2)
+        first = [experiment_text(trial.experiment) for trial in IodineDecomposition().trials(settings)]
+        for name, shared in (("iodine-generalization", 4), ("iodine-disentanglement", 6)):
+            texts = [experiment_text(trial.experiment) for trial in named_study(name).trials(settings)]
+            assert len(set(texts) & set(first)) == shared, name
+
+
 # -- generalization ---------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +172,7 @@ def test_generalization_tells_new_counts_more_slots_and_shifts(tmp_path: Path) -
     assert [(row["objects"], row["slots"], row["trained"]) for row in clevr["counts"]] == [
         (3, 7, True), (3, 11, True), (10, 7, False), (10, 11, False),
     ]  # fmt: skip
-    assert [(row["objects"], row["slots"]) for row in flat["counts"]] == [(2, 4), (2, 6), (5, 4), (5, 6)]
+    assert [(row["objects"], row["slots"]) for row in flat["counts"]] == [(2, 6), (2, 8), (7, 6), (7, 8)]
     assert list(clevr["shifts"]) == list(SHIFTS)
     assert flat["shifts"] == {}
     assert len(clevr["by_step"]["foreground_ari"]) == 21
@@ -249,8 +259,10 @@ def test_recombined_scenes_have_each_others_object() -> None:
 
 def test_disentanglement_reads_every_factor_with_both_heads(tmp_path: Path) -> None:
     account = account_of("iodine-disentanglement", SMOKE, tmp_path, {})
-    sprites_record, clevr = account.results["trials"]
-    for record, names in ((sprites_record, KINDS["sprites"][1]), (clevr, KINDS["clevr"][1])):
+    records = dict(zip(KINDS, account.results["trials"], strict=True))
+    sprites_record = records["sprites"]
+    for key, record in records.items():
+        names = KINDS[key][2]
         assert all(set(found["factors"]) == set(names) for found in record["heads"].values())
         assert 0.0 <= record["dci"]["informativeness"]["value"] <= 1.0
         assert all(kl >= 0.0 for kl in record["latents"]["kl"])
@@ -269,8 +281,8 @@ def test_the_vae_sees_the_same_scenes_with_a_code_as_long_as_a_slot() -> None:
     for scale in ("smoke", "quick", "full"):
         trials = named_study("iodine-disentanglement").trials(Settings(scale, seeds=2))
         by_key: dict[str, Any] = {trial.key: trial.experiment for trial in trials}
-        assert len(by_key) == len(trials) == 8
-        for key in ("sprites", "clevr"):
+        assert len(by_key) == len(trials) == 4 * len(KINDS)
+        for key in KINDS:
             for seed in range(2):
                 slots, whole = by_key[f"{key}-seed{seed}"], by_key[f"{key}-vae-seed{seed}"]
                 assert (slots.model_name, whole.model_name) == ("iodine", "vae")

@@ -105,6 +105,29 @@ def sigma_schedule(steps: int) -> dict[str, int]:
     return {"sigma_hold": steps // 4, "sigma_steps": max(1, 9 * steps // 20)}
 
 
+def generated(key: str, settings: Settings) -> tuple[str, Any]:
+    """Data of a set as they are made here, at a scale: table name and settings, of the first seed."""
+    chosen, full = SETS[key], settings.scale == "full"
+    assert chosen.generated is not None
+    name, values = chosen.generated
+    size = chosen.small_size if key == "tetrominoes" or not full else 64
+    return name, config_class(name)(**values, eval_size=12 if settings.scale == "smoke" else 2_000, image_size=size)
+
+
+def scene_training(key: str, name: str, data: Any, seed: int, settings: Settings) -> Experiment:
+    """The training on a set, the same in every study of IODINE, so that it is done once for all of them.
+
+    Args:
+        key: of the set.
+        name: of the data in the table.
+        data: their settings.
+        seed: of the training.
+        settings: the scale.
+    """
+    model, training = iodine_settings(RECIPES[key], settings.scale, SETS[key].quick_steps)
+    return Experiment.of(f"iodine-{key}", "iodine", name, model=model, data=data, training=training, seed=seed)
+
+
 class IodineDecomposition:
     """Foreground ARI on three sets; says which data each number is of."""
 
@@ -137,18 +160,13 @@ class IodineDecomposition:
                 config,
                 f"rendered with Blender from the official assets, {size}x{size}, not the official file",
             )
-        assert chosen.generated is not None
-        name, values = chosen.generated
-        sizes = {"eval_size": 12 if settings.scale == "smoke" else 2_000, "image_size": size}
-        return name, config_class(name)(**values, **sizes), f"generated ({name}, {size}x{size}), not the official file"
+        name, config = generated(key, settings)
+        return name, config, f"generated ({name}, {size}x{size}), not the official file"
 
     def _trial(self, key: str, seed: int, settings: Settings) -> Trial:
         name, found, words = self.data_of(key, settings)
         data: Any = found.replaced(seed=seed) if "seed" in type(found).model_fields else found
-        model, training = iodine_settings(RECIPES[key], settings.scale, SETS[key].quick_steps)
-        experiment = Experiment.of(
-            f"iodine-{key}", "iodine", name, model=model, data=data, training=training, seed=seed
-        )
+        experiment = scene_training(key, name, data, seed, settings)
         return Trial(f"{key}-seed{seed}", experiment, f"{SETS[key].title}: {words}")
 
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from objectwise import figures
 from objectwise.core import Dataset, FactorSpec
-from objectwise.data.clevr_like import ClevrLikeConfig
-from objectwise.data.multi_dsprites import MultiDspritesConfig
 from objectwise.figures import Section, Table
 from objectwise.metrics.disentanglement import dci
 from objectwise.metrics.information import factor_bins
@@ -32,10 +30,9 @@ from objectwise.metrics.properties import (
 )
 from objectwise.nn.divergences import kl_normal
 from objectwise.recipes.experiment import Experiment
-from objectwise.recipes.iodine import iodine_clevr6, iodine_multi_dsprites
 from objectwise.recipes.runs import load, run_experiment
 from objectwise.studies import scene_scores as scenes
-from objectwise.studies.iodine_decomposition import iodine_settings
+from objectwise.studies.iodine_decomposition import generated, scene_training
 from objectwise.studies.scene_scores import shown
 from objectwise.studies.study import Account, Settings, Trial
 from objectwise.training.evaluation import decompositions
@@ -49,17 +46,18 @@ DEAD_KL = 0.01
 """A latent whose mean KL over objects is below this, in nats, says nothing."""
 BINS = 5
 """Bins of a numerical factor, for DCI."""
-KINDS: Mapping[str, tuple[str, tuple[str, ...], int]] = {
-    "sprites": ("Multi-dSprites, generated", ("shape", "scale", "x", "y", "color"), 5_000),
-    "clevr": ("CLEVR-like", ("shape", "size", "material", "color", "x", "y"), 4_000),
+KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "tetrominoes": ("Tetrominoes", "tetrominoes", ("shape", "x", "y", "color")),
+    "sprites": ("Multi-dSprites, generated", "multi-dsprites", ("shape", "scale", "x", "y", "color")),
+    "clevr": ("CLEVR-like", "clevr6", ("shape", "size", "material", "color", "x", "y")),
 }
-"""Key -> title, the factors that are read, and steps in ``quick``. Angles are left out: most shapes look the same at several."""
-
+"""Key -> title, its set in ``iodine-decomposition``, and the factors that are read. Angles are left out: most shapes look the
+same at several."""
 
 CODE_STD = 0.05
 """σ of the VAE's pixels, about the standard deviation of IODINE's logistic ones, 0.054: a nat weighs the same in both."""
-CODE_STEPS: Mapping[str, int] = {"smoke": 2, "quick": 4_000, "full": 200_000}
-"""Steps of the VAE; of 64 images each but in ``smoke``, so that it sees more images than IODINE does in ``quick``."""
+CODE_STEPS: Mapping[str, int] = {"smoke": 2, "quick": 2_500, "full": 200_000}
+"""Steps of the VAE; of 64 images each but in ``smoke``, so that it sees at least as many as IODINE does in ``quick``."""
 
 
 @dataclass(frozen=True)
@@ -129,26 +127,15 @@ class IodineDisentanglement:
     title = "What the slots of IODINE hold"
 
     def trials(self, settings: Settings) -> list[Trial]:
-        """Both kinds of scenes, seed by seed; and a VAE for each, on the same scenes."""
+        """All kinds of scenes, seed by seed; and a VAE for each, on the same scenes."""
         seeds = settings.seeds_or(1 if settings.scale == "smoke" else 3)
         slots = [self._trial(key, seed, settings) for seed in seeds for key in KINDS]
         return [*slots, *(self._whole(trial, settings) for trial in slots)]
 
     def _trial(self, key: str, seed: int, settings: Settings) -> Trial:
-        title, _, steps = KINDS[key]
-        made = iodine_multi_dsprites if key == "sprites" else iodine_clevr6
-        model, training = iodine_settings(made, settings.scale, steps)
-        size: dict[str, Any] = {"image_size": 64 if settings.scale == "full" else 32}
-        size |= {"eval_size": 8} if settings.scale == "smoke" else {}
-        if key == "sprites":
-            data: Any = MultiDspritesConfig(counts=(2, 3), seed=seed, **size)
-            model = model.replaced(num_slots=4)
-        else:
-            data = ClevrLikeConfig(seed=seed, **size)
-        data_name = "multi_dsprites" if key == "sprites" else "clevr_like"
-        experiment = Experiment.of(
-            "iodine-disentanglement", "iodine", data_name, model=model, data=data, training=training, seed=seed
-        )
+        title, chosen, _ = KINDS[key]
+        name, data = generated(chosen, settings)
+        experiment = scene_training(chosen, name, data.replaced(seed=seed), seed, settings)
         return Trial(f"{key}-seed{seed}", experiment, title)
 
     def _whole(self, trial: Trial, settings: Settings) -> Trial:
@@ -176,7 +163,7 @@ class IodineDisentanglement:
         of_slots = [trial for trial in trials if trial.experiment.model_name == "iodine"]
         by_key = {trial.key: trial for trial in trials}
         for trial in of_slots:
-            names = next(names for title, names, _ in KINDS.values() if title == trial.group)
+            names = next(names for title, _, names in KINDS.values() if title == trial.group)
             model: Any = load(runs[trial.key])
             dataset = run_experiment(runs[trial.key]).build_data()
             parts = parts_of(model, dataset, scale, names)

@@ -11,14 +11,10 @@ import numpy as np
 from torch import nn
 
 from objectwise import figures
-from objectwise.data.clevr_like import ClevrLikeConfig
-from objectwise.data.multi_dsprites import MultiDspritesConfig
 from objectwise.figures import Section, Table
-from objectwise.recipes.experiment import Experiment
-from objectwise.recipes.iodine import iodine_clevr6, iodine_multi_dsprites
 from objectwise.recipes.runs import load, run_experiment
 from objectwise.studies import scene_scores as scenes
-from objectwise.studies.iodine_decomposition import iodine_settings, scores_by_step, step_curves
+from objectwise.studies.iodine_decomposition import generated, scene_training, scores_by_step, step_curves
 from objectwise.studies.monet_generalization import reslotted
 from objectwise.studies.scene_scores import shown
 from objectwise.studies.study import Account, Settings, Trial
@@ -50,25 +46,27 @@ class Kind:
 
     Attributes:
         title: its name in tables.
+        key: its set in ``iodine-decomposition``.
         trained: numbers of objects in training.
         tested: numbers of objects in the tests; the largest is what K is raised for.
-        size: side of the pictures in ``full``; below, they have 32 pixels.
-        quick_steps: steps in ``quick``; 0: in ``full`` only.
+        size: side of the pictures; None: as in ``iodine-decomposition``.
+        quick: whether it is in ``smoke`` and ``quick``.
         rendered: whether the rendering can be shifted.
     """
 
     title: str
+    key: str
     trained: tuple[int, ...]
     tested: tuple[int, ...]
-    size: int
-    quick_steps: int
+    size: int | None
+    quick: bool
     rendered: bool
 
 
 KINDS: Mapping[str, Kind] = {
-    "clevr": Kind("CLEVR-like", (3, 4, 5, 6), tuple(range(3, 11)), 64, 5_000, True),
-    "sprites": Kind("Multi-dSprites, generated", (2, 3), (2, 3, 4, 5), 64, 4_000, False),
-    "clevr-128": Kind("CLEVR-like, 128x128", (3, 4, 5, 6), tuple(range(3, 11)), 128, 0, True),
+    "clevr": Kind("CLEVR-like", "clevr6", (3, 4, 5, 6), tuple(range(3, 11)), None, True, True),
+    "sprites": Kind("Multi-dSprites, generated", "multi-dsprites", (2, 3, 4, 5), (2, 3, 4, 5, 6, 7), None, True, False),
+    "clevr-128": Kind("CLEVR-like, 128x128", "clevr6", (3, 4, 5, 6), tuple(range(3, 11)), 128, False, True),
 }
 
 
@@ -81,29 +79,14 @@ class IodineGeneralization:
     def trials(self, settings: Settings) -> list[Trial]:
         """Every kind of the scale, seed by seed."""
         seeds = settings.seeds_or(1 if settings.scale == "smoke" else 3)
-        kinds = [key for key, kind in KINDS.items() if kind.quick_steps or settings.scale == "full"]
+        kinds = [key for key, kind in KINDS.items() if kind.quick or settings.scale == "full"]
         return [self._trial(key, seed, settings) for seed in seeds for key in kinds]
 
     def _trial(self, key: str, seed: int, settings: Settings) -> Trial:
-        kind, scale = KINDS[key], settings.scale
-        made = iodine_clevr6 if kind.rendered else iodine_multi_dsprites
-        model, training = iodine_settings(made, scale, kind.quick_steps)
-        size: dict[str, Any] = {"image_size": kind.size if scale == "full" else 32}
-        size |= {"eval_size": 6} if scale == "smoke" else {}
-        data: Any = (
-            ClevrLikeConfig(counts=kind.trained, seed=seed, **size)
-            if kind.rendered
-            else MultiDspritesConfig(counts=kind.trained, seed=seed, **size)
-        )
-        experiment = Experiment.of(
-            "iodine-generalization",
-            "iodine",
-            "clevr_like" if kind.rendered else "multi_dsprites",
-            model=model.replaced(num_slots=1 + max(kind.trained)),
-            data=data,
-            training=training,
-            seed=seed,
-        )
+        kind = KINDS[key]
+        name, data = generated(kind.key, settings)
+        data = data.replaced(seed=seed, **({} if kind.size is None else {"image_size": kind.size}))
+        experiment = scene_training(kind.key, name, data, seed, settings)
         return Trial(f"{key}-seed{seed}", experiment, kind.title)
 
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
@@ -120,7 +103,7 @@ class IodineGeneralization:
             records.append(
                 {
                     **scenes.run_record(trial, runs[trial.key]),
-                    "counts": by_count(model, config, tested, limit),
+                    "counts": by_count(model, config, kind.trained, tested, limit),
                     "by_step": scores_by_step(model, config.build(), limit=limit, steps=MOST_STEPS),
                     "trained_steps": model.config.refinement_steps,
                     "shifts": {
@@ -256,12 +239,15 @@ def slots_for(model: Any, objects: int) -> list[int]:
     return [own] if objects < own else [own, objects + 1]
 
 
-def by_count(model: Any, config: Any, counts: Sequence[int], limit: int) -> list[dict[str, Any]]:
+def by_count(
+    model: Any, config: Any, trained: Sequence[int], counts: Sequence[int], limit: int
+) -> list[dict[str, Any]]:
     """Scores of the first test scenes that all have so many objects, with each K of :func:`slots_for`.
 
     Args:
         model: whose K may be changed.
         config: of the training's data, with ``counts``.
+        trained: numbers of objects in training.
         counts: numbers of objects; the largest decides on the larger K.
         limit: scenes of each.
     """
@@ -270,7 +256,7 @@ def by_count(model: Any, config: Any, counts: Sequence[int], limit: int) -> list
         dataset = config.replaced(counts=(count,)).build()
         for slots in slots_for(model, max(counts)):
             found = scenes.scene_scores(reslotted(model, slots), dataset, limit=limit).summary()
-            rows.append({"objects": count, "trained": count in config.counts, "slots": slots, **found})
+            rows.append({"objects": count, "trained": count in trained, "slots": slots, **found})
     return rows
 
 
