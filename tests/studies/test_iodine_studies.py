@@ -168,7 +168,8 @@ def test_a_shift_changes_one_thing_and_keeps_the_objects() -> None:
 
 def test_generalization_tells_new_counts_more_slots_and_shifts(tmp_path: Path) -> None:
     account = account_of("iodine-generalization", SMOKE, tmp_path, {})
-    clevr, flat = account.results["trials"]
+    clevr, flat, doubled = account.results["trials"]
+    assert set(doubled["shifts"]) == set(SHIFTS)
     assert [(row["objects"], row["slots"], row["trained"]) for row in clevr["counts"]] == [
         (3, 7, True), (3, 11, True), (10, 7, False), (10, 11, False),
     ]  # fmt: skip

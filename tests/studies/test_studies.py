@@ -33,6 +33,7 @@ FEW_SEEDS_IN_QUICK = {
     "balls": "(?!corrected).*",  # the recreation's own 18 runs have one seed too
     "air-3d-table": "(?!primitives).*",  # the camera and table-ware
     "early-concepts": "(?!.*VAE).*",  # the variants of the data and of β
+    "iodine-generalization": ".*twice the sides",
     "iterative-inference": "gradients without.*|normalised.*|raw.*|direct.*",  # beside the port's claims
     "disentanglement-metrics": "β-TCVAE.*|FactorVAE.*",  # the claim is about β
 }
