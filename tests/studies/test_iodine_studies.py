@@ -97,7 +97,7 @@ def test_every_step_is_scored_on_the_same_test_images() -> None:
 def test_decomposition_puts_second_hand_numbers_beside_named_data(tmp_path: Path) -> None:
     account = account_of("iodine-decomposition", SMOKE, tmp_path, {})
     rows = {row[0]: row for row in cells(account)}
-    assert {name: row[7] for name, row in rows.items()} == {
+    assert {name: row[8] for name, row in rows.items()} == {
         "Tetrominoes": "0.992 ± 0.004",
         "Multi-dSprites": "0.767 ± 0.056",
         "CLEVR6": "0.988 ± 0.000",
@@ -108,6 +108,8 @@ def test_decomposition_puts_second_hand_numbers_beside_named_data(tmp_path: Path
     for record in account.results["trials"]:
         assert len(record["by_step"]["mse"]) == 3  # before the first and after two
         assert record["by_step"]["mse"][-1] == pytest.approx(record["mse"], rel=1e-4)
+        assert record["longer"]["refinement_steps"] == 4
+        assert record["longer"]["mse"] != pytest.approx(record["mse"], rel=1e-6), "other steps, another answer"
 
 
 def test_clevr_is_rendered_where_there_are_renders_and_of_64_pixels(tmp_path: Path) -> None:
