@@ -18,7 +18,8 @@ from objectwise.core import UserError
 class ReproduceArguments:
     """Train everything a published experiment needs, and write its tables and figures beside the published numbers.
 
-    Unfinished trainings are resumed, finished ones kept: the same command goes on where it stopped.
+    Unfinished trainings are resumed, finished ones kept: the same command goes on where it stopped. Trainings that a study in a
+    folder beside this one has finished with the same settings are copied.
     """
 
     study: Annotated[str, tyro.conf.Positional]
