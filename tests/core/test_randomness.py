@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objectwise.core import ShardedGenerator, TrainingOrder, normal, seed_for, uniform, uniforms
+from objectwise.core import ShardedGenerator, TrainingOrder, fixed_normals, normal, seed_for, uniform, uniforms
 
 INDICES = st.lists(st.integers(0, 2**40), min_size=1, max_size=6)
 
@@ -34,6 +34,15 @@ def test_golden_numbers() -> None:
     bits = np.random.Philox(key=7, counter=[0, 2, 3, 1])
     expected = (bits.random_raw(3) >> np.uint64(11)) * 2.0**-53
     assert np.array_equal(found, expected)
+
+
+def test_fixed_normals_are_normal_and_keep_the_first_ones() -> None:
+    values = fixed_normals(0, (0, 0), range(2000), 8)
+    assert abs(float(values.mean())) < 0.03
+    assert abs(float(values.var()) - 1.0) < 0.05
+    assert abs(float((values**4).mean()) - 3.0) < 0.3
+    assert torch.equal(fixed_normals(0, (0, 0), range(2001), 9)[:2000, :8], values)
+    assert torch.isfinite(fixed_normals(0, (0, 0), [0], 1)).all()
 
 
 def test_uniform() -> None:

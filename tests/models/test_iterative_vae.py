@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from objectwise.core import UserError, check_model
+from objectwise.core import UserError, check_model, fixed_normals
 from objectwise.models.iterative_vae import (
     Estimate,
     IterativeVAE,
@@ -161,6 +161,23 @@ def test_the_standard_vae_ignores_estimates_and_gradients() -> None:
     mean = model(images).posterior.mean[:, 0]
     expected = model.inference["new"](model.inference["features"](images.flatten(1) - 0.5))[:, :4]
     torch.testing.assert_close(mean, expected)
+
+
+def test_without_a_generator_gradients_on_the_way_are_of_samples_as_in_training() -> None:
+    """By hand: fixed noise, the same for every image, at every estimate but the last, which is judged at its mean."""
+    model, images = small(), pictures()
+    flat, noise = images.flatten(1), fixed_normals(0, (1_000, 1), range(3), 12).float().view(3, 1, 3, 4)
+    estimate = Estimate(torch.zeros(3, 4), torch.zeros(3, 4))
+    with torch.no_grad():
+        for t in range(3):
+            estimate = model._updated(flat, model._judge(flat, estimate, noise[t].expand(3, -1, -1), gradient=True))
+        expected = model._judge(flat, estimate, None, gradient=False)
+        found = model(images, trajectory=True)
+    torch.testing.assert_close(found.posterior.mean[:, 0], estimate.mean)
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.trajectory[1].slots, found.trajectory[1].posterior.mean)
+    other = model.reconfigured(evaluation_seed=1)(images).posterior.mean[:, 0]
+    assert not torch.allclose(other, estimate.mean)
 
 
 @pytest.mark.parametrize(("weights", "shares"), [("uniform", [1, 1, 1]), ("linspace", [1, 2, 3]), ("last", [0, 0, 1])])

@@ -10,7 +10,7 @@ from objectwise.core.errors import UserError, nearest
 from objectwise.core.images import image_batch
 from objectwise.core.metric import MetricResult
 from objectwise.core.model import DEFAULT_GROUP, Model, SceneModel, is_batchwise, parameter_groups
-from objectwise.core.randomness import ShardedGenerator, normal, seed_for, uniform, uniforms
+from objectwise.core.randomness import ShardedGenerator, fixed_normals, normal, seed_for, uniform, uniforms
 from objectwise.core.weights import load_weights, read_description, save_weights
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "check_metric",
     "check_model",
     "first_sentence",
+    "fixed_normals",
     "image_batch",
     "is_batchwise",
     "load_weights",

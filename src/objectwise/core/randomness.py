@@ -1,7 +1,8 @@
 """Random numbers that depend on nothing but what they are asked for.
 
 Data: :func:`uniforms` gives sample i of a stream the same numbers whatever the batch, worker or order.
-Models: every draw comes from a passed ``torch.Generator``; :func:`normal` and :func:`uniform` make the draw.
+Models: every draw comes from a passed ``torch.Generator``; :func:`normal` and :func:`uniform` make the draw. Without one, a model
+that cannot do without noise takes :func:`fixed_normals`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,21 @@ def uniforms(seed: int, stream: tuple[int, int], indices: Sequence[int] | np.nda
         bits.state = state
         out[row] = generator.random(count)
     return out
+
+
+def fixed_normals(seed: int, stream: tuple[int, int], indices: Sequence[int] | np.ndarray, count: int) -> Tensor:
+    """Standard normal numbers that depend on nothing but (seed, stream, index), for what must be the same at every use.
+
+    Args:
+        seed: as for :func:`uniforms`.
+        stream: as for :func:`uniforms`.
+        indices: (B,) rows; more rows, or more numbers in each, keep the first ones.
+        count: how many numbers each row needs.
+
+    Returns:
+        (B, count) float64 on the CPU.
+    """
+    return torch.special.ndtri(torch.from_numpy(uniforms(seed, stream, indices, count)) + 2.0**-54)
 
 
 def seed_for(*parts: int) -> int:

@@ -44,9 +44,9 @@ from objectwise.core import (
     Posterior,
     SceneModel,
     UserError,
+    fixed_normals,
     normal,
     presence_from_masks,
-    uniforms,
 )
 from objectwise.models.iodine_config import FIXED_INPUTS, IODINEConfig
 from objectwise.models.iodine_refinement import Refinement, State
@@ -316,8 +316,8 @@ class IODINE(SceneModel):
         if generator is not None:
             return torch.stack([normal((len(images), *shape), generator) for _ in range(steps + 1)]).to(self.initial)
         # One row per slot and the steps in order, so that more slots or steps keep the noise of the first ones.
-        drawn = uniforms(config.evaluation_seed, _EVALUATION_STREAM, range(shape[0]), steps * shape[1])
-        fixed = torch.special.ndtri(torch.from_numpy(drawn) + 2.0**-54).view(shape[0], steps, shape[1]).transpose(0, 1)
+        drawn = fixed_normals(config.evaluation_seed, _EVALUATION_STREAM, range(shape[0]), steps * shape[1])
+        fixed = drawn.view(shape[0], steps, shape[1]).transpose(0, 1)
         whole = torch.cat([fixed, fixed.new_zeros(1, *shape)])
         return whole.to(self.initial).unsqueeze(1).expand(-1, len(images), -1, -1)
 

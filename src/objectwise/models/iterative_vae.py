@@ -14,6 +14,9 @@ ordinary VAE (recipe ``standard-vae-mnist``).
 
 Nothing is differentiated twice: gradients, and estimates that enter the next step, are inputs like any other.
 
+Without a generator the answer is judged at its posterior mean; on the way there, gradients are of samples as in training, with
+noise that is the same for every image (``evaluation_seed``). Gradients at means are not those the network has learnt from.
+
 Departures from the authors' code: normalised gradients are normalised over features (theirs, called layer norm, over the
 batch: ``gradient_encoding: batch_norm``); the learning rate is constant or follows the trainer's schedule. Estimates hold the
 log variance, clamped to [−15, 15] as there.
@@ -32,11 +35,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from objectwise.core import Config, Decoded, Decomposition, Posterior, SceneModel, UserError, normal
+from objectwise.core import Config, Decoded, Decomposition, Posterior, SceneModel, UserError, fixed_normals, normal
 from objectwise.nn.bernoulli import bernoulli_log_likelihood, target_entropy
 from objectwise.nn.float32 import float32_island
 
 _LIMIT = 15.0
+_EVALUATION_STREAM = (1_000, 1)
 _TINY = 1e-5
 
 
@@ -50,7 +54,7 @@ class IterativeVAEConfig(Config):
     iterations: int = Field(5, ge=1)
     """T; may be changed after training."""
     samples: int = Field(10, ge=1)
-    """S, samples of the code per estimate while training; posterior means are used otherwise."""
+    """S, samples of the code per estimate."""
     widths: tuple[int, ...] = (512, 512)
     """Hidden layers of the inference network, and of the decoder."""
     activation: Literal["elu", "relu"] = "elu"
@@ -69,6 +73,8 @@ class IterativeVAEConfig(Config):
     """From which estimates the decoder learns: the last one, or all, as the inference network does."""
     weights: Literal["uniform", "linspace", "last"] = "uniform"
     """Share of each estimate in the inference network's loss: equal, proportional to t, or the last one's alone."""
+    evaluation_seed: int = Field(0, ge=0)
+    """Without a generator, of the samples on the way to the answer."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -175,16 +181,13 @@ class IterativeVAE(SceneModel):
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            generator: source of the posterior samples; None: posterior means.
+            generator: source of the posterior samples; None: fixed samples, and the posterior mean at last.
             step: unused (no schedule).
             trajectory: also return what each estimate decodes to, λ_0 included.
         """
         del step
         config, flat = self.config, images.float().flatten(1)
-        samples = config.samples if generator is not None else 1
-        shape = (len(images), config.iterations + 1, samples, config.latent_size)
-        drawn = () if generator is None else normal(shape, generator).unbind(dim=1)
-        noise: Sequence[Tensor | None] = drawn or (None,) * (config.iterations + 1)
+        noise = self._noise(flat, generator)
         nothing = flat.new_zeros(len(flat), config.latent_size)
         estimate, judged = Estimate(nothing, nothing), []
         for t in range(config.iterations + 1):
@@ -197,7 +200,8 @@ class IterativeVAE(SceneModel):
         extra = {"elbo_first": -losses[0], "excess_nats": -judged[-1].log_likelihood - target_entropy(flat)}
         steps = None
         if trajectory:
-            steps = tuple(self._decomposition(images, *pair).detach() for pair in zip(judged, noise, strict=True))
+            shown_at = noise if generator is not None else (None,) * len(judged)
+            steps = tuple(self._decomposition(images, *pair).detach() for pair in zip(judged, shown_at, strict=True))
         return Decomposition(
             loss=losses[-1] if self._apart else refined,
             terms={**shown.terms, **extra},
@@ -221,6 +225,14 @@ class IterativeVAE(SceneModel):
         picture = self._picture(self.decoder(slots.squeeze(1)))
         shown = picture if presence is None else picture * presence[:, :, None, None]
         return Decoded(picture.unsqueeze(1), _everything(picture), shown)
+
+    def _noise(self, flat: Tensor, generator: torch.Generator | None) -> Sequence[Tensor | None]:
+        """(B, S, D) of λ_0 .. λ_T; without a generator fixed ones, and None for the posterior mean at last."""
+        steps, shape = self.config.iterations, (self.config.samples, self.config.latent_size)
+        if generator is not None:
+            return normal((len(flat), steps + 1, *shape), generator).unbind(dim=1)
+        fixed = fixed_normals(self.config.evaluation_seed, _EVALUATION_STREAM, range(steps), shape[0] * shape[1])
+        return (*fixed.to(flat).view(steps, 1, *shape).expand(-1, len(flat), -1, -1), None)
 
     def _judge(self, flat: Tensor, estimate: Estimate, noise: Tensor | None, *, gradient: bool) -> Judged:
         """What an estimate is worth, with samples noise (B, S, D), and by what it would get better."""
