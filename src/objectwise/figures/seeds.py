@@ -14,7 +14,7 @@ from objectwise.figures import style
 def seeds_figure(
     series: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], quantity: str, *, steps: str = "steps"
 ) -> Figure:
-    """A line for every seed, none left out; the group's median is drawn thicker where its seeds share their steps.
+    """A line for every seed, none left out; where seeds share their steps, their median is thicker and they lie on a band.
 
     Args:
         series: group -> (steps, values) of each seed.
@@ -28,8 +28,13 @@ def seeds_figure(
         for x, y in curves:
             axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.45)
         if curves and all(np.array_equal(x, curves[0][0]) for x, _ in curves):
-            middle = np.median(np.stack([y for _, y in curves]), axis=0)
-            axes.plot(curves[0][0], middle, color=colour, linewidth=2.0, label=f"{group} ({len(curves)})")
+            values = np.stack([y for _, y in curves])
+            axes.fill_between(
+                curves[0][0], values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0
+            )
+            axes.plot(
+                curves[0][0], np.median(values, axis=0), color=colour, linewidth=2.0, label=f"{group} ({len(curves)})"
+            )
         else:
             axes.plot([], [], color=colour, linewidth=2.0, label=f"{group} ({len(curves)})")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
