@@ -15,7 +15,17 @@ from objectwise.figures import write_report
 from objectwise.recipes.experiment import save_experiment
 from objectwise.recipes.runs import CONFIG, RESULTS, initial_model, load
 from objectwise.studies import named_study
-from objectwise.studies.iterative_inference import BASE, CLAIMS, VARIANTS, advised, elbo_by_iteration, training_curve
+from objectwise.studies.iterative_inference import (
+    BASE,
+    BLIND,
+    BLIND_ADDITIVE,
+    CLAIMS,
+    REFERENCES,
+    VARIANTS,
+    advised,
+    elbo_by_iteration,
+    training_curve,
+)
 from objectwise.studies.study import Settings
 
 
@@ -23,7 +33,7 @@ def test_one_thing_changes_at_a_time() -> None:
     trials = named_study("iterative-inference").trials(Settings("smoke"))
     models: dict[str, Any] = {trial.group: trial.experiment.model.model_dump() for trial in trials}
     for group, model in models.items():
-        differing = {name for name, value in model.items() if value != models[BASE][name]}
+        differing = {name for name, value in model.items() if value != models[REFERENCES.get(group, BASE)][name]}
         assert len(differing) == (0 if group == BASE else 4 if group == "ordinary VAE" else 1), group
     assert set(CLAIMS) <= set(VARIANTS)
 
@@ -33,10 +43,14 @@ def test_advice_is_base_minus_variant_seed_by_seed() -> None:
         return {"group": group, "seed": seed, "elbo": elbo}
 
     records = [record(BASE, 0, -100.0), record(BASE, 1, -104.0), record(BASE, 2, -101.0)]
-    records += [record("without the image", seed, elbo) for seed, elbo in enumerate((-105.0, -105.0, -111.0))]
+    records += [record(BLIND, seed, elbo) for seed, elbo in enumerate((-105.0, -105.0, -111.0))]
     records += [record("ReLU", seed, elbo) for seed, elbo in enumerate((-100.5, -103.0, -101.0))]
-    first, second = advised(records)
-    assert first["variant"] == "without the image"
+    records += [record(BLIND_ADDITIVE, 1, -112.0)]
+    first, second, third = advised(records)
+    assert (third["variant"], third["differences"]) == (BLIND_ADDITIVE, [7.0]), (
+        "beside the one that sees no image either"
+    )
+    assert first["variant"] == BLIND
     assert first["differences"] == [5.0, 1.0, 10.0]
     assert (first["median"], first["better"], first["seeds"]) == (5.0, 2, 3)  # 1 nat is less than the 2 it takes
     assert (second["median"], second["better"]) == (0.0, 1)
@@ -78,7 +92,7 @@ def test_account_of_untrained_runs(runs: dict[str, Path], tmp_path: Path) -> Non
     assert all(-1_000 < r["elbo"] < -300 for r in records.values())
     # Importance sampling is at least as tight, up to the noise of its few samples.
     assert all(r["log_likelihood_importance"] > r["elbo"] - 20.0 for r in records.values())
-    assert [len(r["elbo_by_iteration"]) for r in records.values()] == [4] * 10 + [0]
+    assert [len(r["elbo_by_iteration"]) for r in records.values()] == [4] * 11 + [0]
     row = next(row for row in account.results["advice"] if row["variant"] == "ReLU")
     assert row["differences"] == [records[BASE]["elbo"] - records["ReLU"]["elbo"]]
     write_report(tmp_path / "report.html", study.title, account.sections, summary=account.summary)
