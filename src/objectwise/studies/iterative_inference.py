@@ -167,10 +167,10 @@ class IterativeInference:
         ]
         header = ["instead", "advice", "nats won, median", "each seed", "better in", "the port's plots"]
         text = (
-            f"ELBO of the whole model ({BASE}) minus that of the model with one thing changed ({BLIND_ADDITIVE}: that "
-            f"{BLIND} minus it), on held-out digits with sampled codes, after {scale.steps:,} steps of 32, seed by seed. The port's plots "
-            "are of single runs of other models, in training; several of them lost the gradients' signs by accident, which is a "
-            "variant of its own here."
+            f"ELBO of the whole model ({BASE}) minus that of the model with one thing changed, on held-out digits with sampled "
+            f"codes, after {scale.steps:,} steps of 32, seed by seed. The {BLIND_ADDITIVE} is compared with the gated one. The "
+            "port's plots are of single runs of other models, in training; several of them lost the gradients' signs by accident, "
+            "which is a variant of its own here."
         )
         return Section("What helps", text=text, table=Table(header, rows))
 
