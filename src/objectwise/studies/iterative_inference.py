@@ -169,7 +169,7 @@ class IterativeInference:
         text = (
             f"ELBO of the whole model ({BASE}) minus that of the model with one thing changed, on held-out digits with sampled "
             f"codes, after {scale.steps:,} steps of 32, seed by seed. The {BLIND_ADDITIVE} is compared with the gated one. The "
-            "port's plots are of single runs of other models, in training; several of them lost the gradients' signs by accident, "
+            "port's plots are of single runs of other models, in training; several lost the gradients' signs by accident, "
             "which is a variant of its own here."
         )
         return Section("What helps", text=text, table=Table(header, rows))
