@@ -108,6 +108,20 @@ def test_backends_give_the_same_scenes() -> None:
     assert torch.equal(ours.instances, theirs.instances)
 
 
+def test_objects_that_cannot_be_placed_are_replaced_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten objects: seen to end with a sentence where nearly all of them are large. The scene is the same in any batch."""
+    data = ClevrLikeConfig(image_size=32, counts=(10,), samples=1).build()
+    found = data.sample_factors("test", [143, 144])
+    assert (found.number == 10).all()
+    assert np.array_equal(data.sample_factors("test", [144, 3]).size[0], found.size[1])
+    first = data._without_places("test", np.array([143, 144]))
+    assert [np.array_equal(found.size[row], first.size[row]) for row in range(2)] == [True, False]
+    assert np.array_equal(found.eye, first.eye)
+    monkeypatch.setattr("objectwise.data.clevr_like.ROUNDS", 1)
+    with pytest.raises(UserError, match=r"scene 144 \(400 starts\)"):
+        data.sample_factors("test", [143, 144])
+
+
 def test_impossible_scenes_are_one_sentence() -> None:
     with pytest.raises(UserError, match="placed apart"):
         ClevrLikeConfig(image_size=16, counts=(12,), spread=1.0, samples=1).build().batch("train", [0])

@@ -6,7 +6,7 @@ camera's left and depth, so that "left of" and "behind" are never a matter of op
 of pixels. Objects get as many tries as there, then the scene starts over.
 
 Departures from CLEVR: simpler light (soft shadows on the ground only), sharp edges, square pictures with a view
-of their own, and restarted scenes keep their objects and redraw only their places.
+of their own, and restarted scenes keep their objects and redraw only their places, until 400 starts have failed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ TRIES = 50
 CHUNK = 16
 """Scenes drawn at once: few enough to stay in the processor's cache."""
 RESTARTS = 400
-"""Starts of a scene before it is declared impossible."""
+"""Starts of a scene before it is given other objects."""
+_OTHER_OBJECTS = 1_000_000
+ROUNDS = 4
+"""Sets of objects that a scene is tried with before it is declared impossible."""
 
 
 class ClevrLikeConfig(Config):
@@ -227,7 +230,11 @@ class ClevrLike:
         images = torch.zeros(len(indices), 3, size, size, dtype=torch.uint8)
         ids = torch.zeros(len(indices), size, size, dtype=torch.int64)
         pending, problem = np.arange(len(indices)), ""
-        for attempt in range(RESTARTS):
+        for attempt in range(ROUNDS * RESTARTS):
+            if attempt and attempt % RESTARTS == 0:
+                other = self._without_places(split, indices[pending], _OTHER_OBJECTS + attempt // RESTARTS)
+                for name in ("shape", "size", "material", "color", "rotation"):
+                    getattr(factors, name)[pending] = getattr(other, name)
             draws = uniforms(self.config.seed, (SPLITS.index(split), 1 + attempt), indices[pending], 2 * most * TRIES)
             places, found = self._place(factors.rows(pending), draws)
             factors.position[pending[found]] = places[found]
@@ -244,13 +251,13 @@ class ClevrLike:
                 return factors, images, ids
         raise UserError(
             f"{max(self.config.counts)} objects cannot all be {problem} in scene {indices[pending[0]]} "
-            f"({RESTARTS} restarts); use fewer counts, a smaller gap, margin or min_visible, or a wider field_of_view"
+            f"({ROUNDS * RESTARTS} starts); use fewer counts, a smaller gap, margin or min_visible, or a wider field_of_view"
         )
 
-    def _without_places(self, split: str, indices: np.ndarray) -> Factors:
+    def _without_places(self, split: str, indices: np.ndarray, purpose: int = 0) -> Factors:
         """All factors but the places, which are zeros."""
         config, most = self.config, max(self.config.counts)
-        draws = uniforms(config.seed, (SPLITS.index(split), 0), indices, 1 + 3 + 3 * len(LAMPS) + 5 * most)
+        draws = uniforms(config.seed, (SPLITS.index(split), purpose), indices, 1 + 3 + 3 * len(LAMPS) + 5 * most)
         number, eye, lamps, rest = np.split(draws, [1, 4, 4 + 3 * len(LAMPS)], axis=1)
         shape, size, material, color, turn = rest.reshape(len(indices), most, 5).transpose(2, 0, 1)
         return Factors(
