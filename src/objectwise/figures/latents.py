@@ -60,7 +60,9 @@ def traversal_figure(
             axes[row, column].set_axis_on()
             style.show(axes[row, column], _paled(style.picture(pictures[latent, column]), alive))
             if row == 0:
-                axes[row, column].set_title(f"{values[column]:+g}".replace("+0", "0"), size=8, color=style.MUTED, pad=3)
+                axes[row, column].set_title(
+                    f"{values[column]:+.2g}" if values[column] else "0", size=8, color=style.MUTED, pad=3
+                )
         box = axes[row, 0].get_position()
         middle = (box.y0 + box.y1) / 2.0
         figure.text(
