@@ -45,9 +45,10 @@ CHUNK = 16
 """Scenes drawn at once: few enough to stay in the processor's cache."""
 RESTARTS = 400
 """Starts of a scene before it is given other objects."""
-_OTHER_OBJECTS = 1_000_000
 ROUNDS = 4
 """Sets of objects that a scene is tried with before it is declared impossible."""
+_OTHER_OBJECTS = 1_000_000
+"""Purpose of the draws of a scene's later sets of objects, away from those of its places."""
 
 
 class ClevrLikeConfig(Config):

@@ -19,7 +19,7 @@ noise that is the same for every image (``evaluation_seed``). Gradients at means
 
 Departures from the authors' code: normalised gradients are normalised over features (theirs, called layer norm, over the
 batch: ``gradient_encoding: batch_norm``); the learning rate is constant or follows the trainer's schedule. Estimates hold the
-log variance, clamped to [−15, 15] as there.
+log variance, clamped to [−15, 15] as there. Judging at posterior means without a generator is the contract's.
 
 In the contract's words it has a single slot that is always present and owns every pixel.
 """

@@ -107,11 +107,16 @@ def sigma_schedule(steps: int) -> dict[str, int]:
 
 def generated(key: str, settings: Settings) -> tuple[str, Any]:
     """Data of a set as they are made here, at a scale: table name and settings, of the first seed."""
-    chosen, full = SETS[key], settings.scale == "full"
-    assert chosen.generated is not None
-    name, values = chosen.generated
-    size = chosen.small_size if key == "tetrominoes" or not full else 64
-    return name, config_class(name)(**values, eval_size=12 if settings.scale == "smoke" else 2_000, image_size=size)
+    made = SETS[key].generated
+    assert made is not None
+    name, values = made
+    sizes = {"eval_size": 12 if settings.scale == "smoke" else 2_000, "image_size": _side(key, settings)}
+    return name, config_class(name)(**values, **sizes)
+
+
+def _side(key: str, settings: Settings) -> int:
+    """Of a set's pictures at a scale, in pixels."""
+    return SETS[key].small_size if key == "tetrominoes" or settings.scale != "full" else 64
 
 
 def scene_training(key: str, name: str, data: Any, seed: int, settings: Settings) -> Experiment:
@@ -145,8 +150,7 @@ class IodineDecomposition:
         ``full`` takes the official file where it is decoded. CLEVR6 takes rendered scenes where there are any (asked for by
         ``clevr_root`` below ``full``), made as large as the scale has it. All others are generated.
         """
-        chosen, full = SETS[key], settings.scale == "full"
-        size = chosen.small_size if key == "tetrominoes" or not full else 64
+        chosen, full, size = SETS[key], settings.scale == "full", _side(key, settings)
         if full and chosen.official is not None:
             name, folder, values = chosen.official
             root = (settings.official_root or cache_folder() / "decoded") / folder

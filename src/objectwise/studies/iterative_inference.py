@@ -39,7 +39,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """The port's last model, and what is changed about it, one thing at a time."""
 REFERENCES: Mapping[str, str] = {BLIND_ADDITIVE: BLIND}
-"""Variant -> what it is compared with, where that is not the whole model: the port's own trainings of updates saw no image."""
+"""Variant -> what it is compared with, where that is not the whole model. Whether the port's trainings of updates saw the image
+cannot be told from its history."""
 CLAIMS: Mapping[str, tuple[str, float, str]] = {
     BLIND: ("encode the image as well as gradients", 2.0, "2 to 6 nats at equal steps, smoother"),
     "ReLU": ("ELU rather than ReLU", 0.0, "about 15 nats at 17,000 steps, less at the end"),
@@ -48,7 +49,7 @@ CLAIMS: Mapping[str, tuple[str, float, str]] = {
 }
 """Variant -> (what the port's log advises, the least difference in nats for it to hold here, what its plots show)."""
 
-_ENCODINGS = ("gradients without signs", "normalised gradients", "raw gradients", "direct update")
+_ONE_SEED = ("gradients without signs", "normalised gradients", "raw gradients", "direct update")
 """Variants beside the claims: one seed below ``full``."""
 
 
@@ -84,7 +85,7 @@ class IterativeInference:
             self._trial(group, seed, scale, settings)
             for seed in settings.seeds_or(scale.seeds)
             for group in VARIANTS
-            if full or seed == 0 or group not in _ENCODINGS
+            if full or seed == 0 or group not in _ONE_SEED
         ]
 
     def _trial(self, group: str, seed: int, scale: _Scale, settings: Settings) -> Trial:
