@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> None:
 
 def study_name(record: dict[str, Any]) -> str:
     """Of the file that keeps a study's results."""
-    return f"study-{record['study']}-{record['scale']}"
+    first = record.get("first_seed", 0)
+    return f"study-{record['study']}-{record['scale']}" + (f"-from-seed-{first}" if first else "")
 
 
 def group_of(record: dict[str, Any]) -> str:

@@ -70,6 +70,12 @@ from objectwise.training.fitting import finished_steps
         ("train dair-digits --data.source bundled --training.group-learning-rates baseline 0.1",
          "the model has no parameter group 'baseline'; there is default"),
         ("train dair-digits --data.source mnist --data.digits-root nowhere", "no MNIST files in nowhere"),
+        # studies
+        ("reproduce ball", "there is no study 'ball'; did you mean 'balls'?"),
+        ("reproduce balls --jobs 0", "--jobs 0: there must be at least one"),
+        ("reproduce balls --seeds 0", "--seeds 0: there must be at least one"),
+        ("reproduce balls --first-seed -1", "--first-seed -1: seeds start at 0"),
+        ("reproduce balls --first-seed 1", "balls starts at seed 0 (those of the validation follow the fresh ones), not at"),
         # data folders
         ("train dair --data folder", "the folder dataset needs a folder with images; give it with --data.root DIR"),
         ("train dair --data folder --data.root nowhere", "there is no folder nowhere"),

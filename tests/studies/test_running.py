@@ -86,8 +86,9 @@ class Workplace:
     def verbs(self) -> list[tuple[str, ...]]:
         return [tuple(call[:2]) for call in self.calls]
 
-    def go(self, scale: str = "quick", jobs: int = 1, steps: int = 10) -> dict[str, object]:
-        report = reproduce(MadeUp(steps), Settings(scale, jobs=jobs), self.out, progress=False)  # type: ignore[arg-type]
+    def go(self, scale: str = "quick", jobs: int = 1, steps: int = 10, **seeds: int) -> dict[str, object]:
+        settings = Settings(scale, jobs=jobs, **seeds)  # type: ignore[arg-type]
+        report = reproduce(MadeUp(steps), settings, self.out, progress=False)
         assert report == self.out / "report.html"
         found: dict[str, object] = json.loads((self.out / "results.json").read_text())
         return found
@@ -133,6 +134,10 @@ def test_results_hold_the_tables_and_the_command(work: Workplace) -> None:
     assert found["tables"] == [{"heading": "Nothing", "text": "", "header": ["pi"], "rows": [["3.142"]]}]
     assert (found["command"], found["hardware"]) == ("objectwise reproduce made-up --scale quick", ["a CPU"])
     assert found["summary_text"] == "Nothing was learned."
+    assert found["first_seed"] == 0
+    again = work.go(seeds=1, first_seed=2)
+    assert again["command"] == "objectwise reproduce made-up --scale quick --seeds 1 --first-seed 2"
+    assert again["first_seed"] == 2
 
 
 def test_everything_is_trained_once_with_one_thread_and_told(work: Workplace) -> None:

@@ -42,6 +42,8 @@ BETA_VAE_SECONDS = {"fc": 0.034, "conv64": 0.020, "conv": 0.031, "all_conv": 0.0
 """Of a training step of each architecture in bf16 on an AMX core (Burgess's on one without), at its own size, with its data."""
 AIR_3D_SECONDS = {"air-3d-single": 0.06, "air-3d-table": 0.15}
 """Of a training step of AIR in 3D on one core."""
+SEEDS_FOR_VALIDATION = ("balls", "disentanglement-metrics")
+"""Studies in which the seeds after the fresh ones are for a choice."""
 GENERATED = [name for name in STUDIES if name != "air-omniglot"]
 
 
@@ -75,6 +77,26 @@ def test_trials_are_sound(name: str, scale: Any, tmp_path: Path) -> None:
     assert all(a != b for i, a in enumerate(first) for b in first[:i])
     save_experiment(trials[0].experiment, tmp_path / "config.yaml")
     assert load_experiment(tmp_path / "config.yaml").model_dump() == trials[0].experiment.model_dump()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", STUDIES)
+def test_seeds_may_be_trained_in_several_places(name: str, scale: Any) -> None:
+    """The parts of a study train what the whole does, each seed once, with the same settings, or refuse to."""
+
+    def trained(**seeds: int) -> dict[str, dict[str, Any]]:
+        trials = named_study(name).trials(Settings(scale, **seeds))
+        return {trial.key: trial.experiment.model_dump(mode="json") for trial in trials}
+
+    if name in SEEDS_FOR_VALIDATION:
+        with pytest.raises(UserError, match=f"{name} starts at seed 0 .*not at --first-seed 1"):
+            trained(seeds=1, first_seed=1)
+        return
+    first, others, last = trained(seeds=1), trained(seeds=2, first_seed=1), trained(seeds=1, first_seed=2)
+    assert others
+    assert {one["seed"] for one in last.values()} == {2}
+    assert first | others == trained(seeds=3)
+    assert all(one["seed"] >= 1 for one in others.values())
 
 
 @pytest.mark.parametrize("name", GENERATED)

@@ -36,6 +36,9 @@ class ReproduceArguments:
     """Folder with the Omniglot zips; the download cache if not given."""
     seeds: int | None = None
     """Seeds of every training; as many as the scale asks for if not given. A later call with more seeds goes on from there."""
+    first_seed: int = 0
+    """First of the seeds, to train a study's seeds in several places. Folders of the parts, put beside one another, are then
+    copied from by the call for all seeds."""
     official_root: str | None = None
     """Folder of decoded official sets, a folder each (multi_dsprites_colored_on_grayscale, ...); the cache if not given."""
     clevr_root: str | None = None
@@ -56,11 +59,14 @@ def reproduce(arguments: list[str]) -> int:
         raise UserError(f"--jobs {given.jobs}: there must be at least one")
     if given.seeds is not None and given.seeds < 1:
         raise UserError(f"--seeds {given.seeds}: there must be at least one")
+    if given.first_seed < 0:
+        raise UserError(f"--first-seed {given.first_seed}: seeds start at 0")
     settings = Settings(
         scale=given.scale,
         digits_root=Path(given.digits_root) if given.digits_root else None,
         omniglot_root=Path(given.omniglot_root) if given.omniglot_root else None,
         seeds=given.seeds,
+        first_seed=given.first_seed,
         official_root=Path(given.official_root) if given.official_root else None,
         clevr_root=Path(given.clevr_root) if given.clevr_root else None,
         jobs=given.jobs,

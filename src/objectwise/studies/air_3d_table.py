@@ -102,7 +102,7 @@ class Air3dTable:
             for name, network in networks.items():
                 scored = scenes.inferred(network, dataset, scale.images)
                 records.append(self._record(trial, runs[trial.key], name, network, dataset, scored))
-                if name == AIR and trial.experiment.seed == 0:
+                if name == AIR and trial.experiment.seed == settings.first_seed:
                     pictures += self._pictures(trial.group, network, dataset, scored)
         sections = [
             self._table(records),

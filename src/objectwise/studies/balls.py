@@ -74,6 +74,7 @@ class Balls:
 
     def trials(self, settings: Settings) -> list[Trial]:
         """The corrected arm first, its validation seeds after the fresh ones, then the 18 cells, seed by seed."""
+        settings.from_seed_zero(self.name, "those of the validation follow the fresh ones")
         scale = _SCALES[settings.scale]
         seeds = range(len(settings.seeds_or(scale.seeds)) + scale.validation_seeds)
         corrected = [self._corrected(norm, seed, scale, settings) for seed in seeds for norm in CANDIDATES]

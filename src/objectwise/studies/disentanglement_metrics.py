@@ -107,6 +107,7 @@ class DisentanglementMetrics:
 
     def trials(self, settings: Settings) -> list[Trial]:
         """Each model, seed by seed, those of the validation last."""
+        settings.from_seed_zero(self.name, "those of the validation follow the fresh ones")
         scale = _SCALES[settings.scale]
         fresh = len(settings.seeds_or(scale.seeds))
         others = min(fresh, scale.other_seeds)

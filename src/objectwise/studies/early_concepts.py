@@ -131,7 +131,8 @@ class EarlyConcepts:
             for seed in settings.seeds_or(scale.seeds)
             for group in scale.groups
         ]
-        return found + [trial for seed in range(scale.small_seeds) for trial in self._variants(seed, scale, settings)]
+        small = range(settings.first_seed, scale.small_seeds)
+        return found + [trial for seed in small for trial in self._variants(seed, scale, settings)]
 
     def _variants(self, seed: int, scale: _Scale, settings: Settings) -> list[Trial]:
         steps = scale.small_steps
@@ -306,7 +307,8 @@ class EarlyConcepts:
 
     def _responses(self, main: Sequence[Trial], runs: dict[str, Path]) -> Section:
         drawn: list[tuple[Any, str]] = []
-        for trial in (t for t in main if t.experiment.seed == 0):
+        first = min(trial.experiment.seed for trial in main)
+        for trial in (t for t in main if t.experiment.seed == first):
             model, dataset = load(runs[trial.key]), _data(trial)
             latents = latents_of(model, dataset, "test", _BATCH_OF_SCORED)
             response = mean_response(model, dataset)

@@ -79,7 +79,7 @@ class IodineGeneralization:
         """Every kind, seed by seed; last what takes longest."""
         seeds = settings.seeds_or(1 if settings.scale == "smoke" else 3)
         usual = [(key, seed) for seed in seeds for key, kind in KINDS.items() if not kind.doubled]
-        few = seeds if settings.scale == "full" else seeds[:1]
+        few = [seed for seed in seeds if seed == 0 or settings.scale == "full"]
         doubled = [(key, seed) for seed in few for key, kind in KINDS.items() if kind.doubled]
         return [self._trial(key, seed, settings) for key, seed in usual + doubled]
 

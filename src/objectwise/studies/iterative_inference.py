@@ -109,12 +109,13 @@ class IterativeInference:
     def account(self, settings: Settings, runs: dict[str, Path], trials: Sequence[Trial]) -> Account:
         """Bounds of every seed, the port's advice as numbers, curves, and more iterations than in training."""
         scale = _SCALES[settings.scale]
-        records = [self._record(trial, runs[trial.key], scale) for trial in trials]
+        first = settings.first_seed
+        records = [self._record(trial, runs[trial.key], scale, first) for trial in trials]
         advice = advised(records)
         iterated = {
             trial.group: records[number]["elbo_by_iteration"]
             for number, trial in enumerate(trials)
-            if trial.experiment.seed == 0 and trial.group != "ordinary VAE"
+            if trial.experiment.seed == first and trial.group != "ordinary VAE"
         }
         sections = [
             self._advice(advice, scale),
@@ -133,13 +134,13 @@ class IterativeInference:
             {"digits": source, "trials": records, "advice": advice}, sections, summary=f"Digits: {source}. {told}."
         )
 
-    def _record(self, trial: Trial, run: Path, scale: _Scale) -> dict[str, Any]:
+    def _record(self, trial: Trial, run: Path, scale: _Scale, first: int) -> dict[str, Any]:
         model, dataset, found = load(run), _dataset(run), read_results(run)
         terms = sampled_terms(model, dataset, "test", scale.images)
         images = dataset.batch("test", np.arange(min(_WEIGHED, scale.images))).images
         weighed = importance_log_likelihood(model, images, scale.samples, torch.Generator().manual_seed(0))
         by_iteration: list[float] = []
-        if trial.group != "ordinary VAE" and trial.experiment.seed == 0:
+        if trial.group != "ordinary VAE" and trial.experiment.seed == first:
             by_iteration = elbo_by_iteration(model, dataset, scale.iterations, min(_WEIGHED, scale.images))
         return {
             "key": trial.key,
@@ -217,7 +218,7 @@ class IterativeInference:
         whole = iterated[BASE]
         usual, most = min(trained, len(whole) - 1), len(whole) - 1
         text = (
-            f"Trained with {trained} iterations, seed 0. {BASE[0].upper()}{BASE[1:]}: {whole[1]:.1f} nats after one "
+            f"Trained with {trained} iterations, seed {trials[0].experiment.seed}. {BASE[0].upper()}{BASE[1:]}: {whole[1]:.1f} nats after one "
             f"iteration, {whole[usual]:.1f} after {usual}, {whole[most]:.1f} after {most}."
         )
         drawn = figures.seeds_figure(

@@ -70,7 +70,7 @@ class MonetTwoShapes:
             self._trial(group, seed, settings)
             for seed in settings.seeds_or(max(wanted.values()))
             for group, seeds in wanted.items()
-            if seed < (settings.seeds or seeds)
+            if seed < settings.first_seed + (settings.seeds or seeds)
         ]
 
     def _trial(self, group: str, seed: int, settings: Settings) -> Trial:

@@ -66,11 +66,14 @@ def reproduce(study: Study, settings: Settings, out: Path, *, progress: bool = T
     command = f"objectwise reproduce {study.name} --scale {settings.scale}"
     if settings.seeds is not None:
         command += f" --seeds {settings.seeds}"
+    if settings.first_seed:
+        command += f" --first-seed {settings.first_seed}"
     records = [read_results(run) for run in runs.values()]
     results = {
         "study": study.name,
         "title": study.title,
         "scale": settings.scale,
+        "first_seed": settings.first_seed,
         "command": command,
         "hardware": sorted({record["hardware"] for record in records}),
         "meaningless": settings.scale == "smoke",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from objectwise.core import UserError
 from objectwise.figures import Section
 from objectwise.recipes.experiment import Experiment
 
@@ -22,7 +23,8 @@ class Settings:
             hours on two cores; full: the published budget.
         digits_root: folder with the MNIST files; None: the download cache, or the bundled digits if there are none.
         omniglot_root: folder with the Omniglot zips; None: the download cache.
-        seeds: seeds of every training; None: as many as the scale asks for.
+        seeds: number of seeds of every training; None: as many as the scale asks for.
+        first_seed: the first of them, so that a study's seeds can be trained in several places.
         official_root: folder of decoded official sets, one folder each by name; None: their place in the cache.
         clevr_root: folder of rendered CLEVR scenes with masks; None: ``clevr`` in the cache.
         jobs: processes at a time with one thread each, for the trainings and for scores that take long.
@@ -34,11 +36,21 @@ class Settings:
     official_root: Path | None = None
     clevr_root: Path | None = None
     seeds: int | None = None
+    first_seed: int = 0
     jobs: int = 1
 
     def seeds_or(self, usual: int) -> range:
-        """The seeds to train: 0, 1, ... as many as the user or else the scale asks for."""
-        return range(self.seeds or usual)
+        """The seeds to train, one after the other from the first: as many as the user or else the scale asks for."""
+        return range(self.first_seed, self.first_seed + (self.seeds or usual))
+
+    def from_seed_zero(self, study: str, why: str) -> None:
+        """Refuse another first seed in studies whose seeds differ in what they are for.
+
+        Raises:
+            UserError: if the first seed is not 0.
+        """
+        if self.first_seed:
+            raise UserError(f"{study} starts at seed 0 ({why}), not at --first-seed {self.first_seed}")
 
     @property
     def scenes(self) -> dict[str, int]:
