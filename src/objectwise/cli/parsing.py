@@ -37,6 +37,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, program: str, description:
     wants_help = "-h" in arguments or "--help" in arguments
     if not wants_help:
         _check_names(kind, arguments)
+        arguments = _capital_truths(kind, arguments)
     options: dict[str, Any] = {"prog": program, "description": description, "config": (tyro.conf.FlagConversionOff,)}
     if dataclasses.is_dataclass(kind):
         options["config"] = ()
@@ -52,9 +53,9 @@ def parse(kind: type[T], arguments: Sequence[str], *, program: str, description:
         raise UserError(_sentence(captured.getvalue())) from None
 
 
-def flag_names(kind: Any, prefix: str = "") -> dict[str, bool]:
-    """Every flag of a type, nested ones with dots -> whether it takes a value."""
-    names: dict[str, bool] = {}
+def flags(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """Every flag of a type, nested ones with dots -> the type of its value."""
+    names: dict[str, Any] = {}
     fields: dict[str, Any] = {}
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {name: (field.annotation, field.metadata) for name, field in kind.model_fields.items()}
@@ -65,11 +66,11 @@ def flag_names(kind: Any, prefix: str = "") -> dict[str, bool]:
         flag = f"{prefix}{name.replace('_', '-')}"
         nested = _nested_model(annotation)
         if nested is not None:
-            names |= flag_names(nested, f"{flag}.")
+            names |= flags(nested, f"{flag}.")
         else:
-            names[flag] = annotation is not bool
+            names[flag] = annotation
             if annotation is bool and dataclasses.is_dataclass(kind):
-                names[f"{prefix}no-{name.replace('_', '-')}"] = False
+                names[f"{prefix}no-{name.replace('_', '-')}"] = bool
     return names
 
 
@@ -82,12 +83,28 @@ def _nested_model(annotation: Any) -> Any:
 
 
 def _check_names(kind: Any, arguments: Sequence[str]) -> None:
-    names = flag_names(kind)
+    names = flags(kind)
     for word in arguments:
         if word.startswith("--") and len(word) > 2:
             flag = word[2:].partition("=")[0].replace("_", "-")
             if flag not in names:
                 raise UserError(f"there is no option --{flag}{_nearest_flag(flag, list(names))}")
+
+
+def _capital_truths(kind: Any, arguments: Sequence[str]) -> list[str]:
+    """Arguments with ``true`` and ``false``, as YAML has them, the way tyro has them."""
+    names = flags(kind)
+    capital = {"true": "True", "false": "False"}
+    found, truth = [], False
+    for word in arguments:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            annotation = names.get(flag[2:].replace("_", "-"))
+            truth = annotation is bool or bool in get_args(annotation)
+            found.append(flag + equals + capital.get(value, value) if truth else word)
+        else:
+            found.append(capital.get(word, word) if truth else word)
+    return found
 
 
 def _nearest_flag(flag: str, names: list[str]) -> str:
