@@ -49,7 +49,7 @@ def parts_figure(scenes: Batch, decomposition: Decomposition, *, max_images: int
     )
     chance = scores.chance_ari["regions"].per_image
     reconstructions = style.as_array(decomposition.reconstruction[:count])
-    presence = style.as_array(decomposition.presence[:count])
+    found = decomposition.found_slots()
     boxes = None if decomposition.boxes is None else slot_boxes(decomposition, count)
     aspect = images.shape[2] / images.shape[3]
     figure, axes = style.image_grid(count, 4, aspect, cell=1.5, below=0.2, header=0.26)
@@ -59,16 +59,14 @@ def parts_figure(scenes: Batch, decomposition: Decomposition, *, max_images: int
         style.show(axes[row, 1], coloured(strokes[row].numpy(), ink[row].numpy(), ids))
         style.show(axes[row, 2], coloured(parts[row].numpy(), ink[row].numpy(), order[row]))
         style.show(axes[row, 3], style.picture(reconstructions[row]))
-        for slot in decomposition.object_slots if boxes is not None else ():
-            if presence[row, slot] > 0.5:
-                colour = style.step_colour(order[row][slot]) if slot in order[row] else style.MUTED
-                assert boxes is not None
-                style.draw_box(axes[row, 3], boxes[row, slot], colour)
+        for slot in found[row] if boxes is not None else ():
+            colour = style.step_colour(order[row][slot]) if slot in order[row] else style.MUTED
+            assert boxes is not None
+            style.draw_box(axes[row, 3], boxes[row, slot], colour)
         _below(axes[row, 1], f"{len(ids)} stroke{'s' * (len(ids) != 1)}")
         score = scores.ari.per_image[row]
         _below(axes[row, 2], "not scored" if np.isnan(score) else f"ARI {score:.2f} (chance {chance[row]:.2f})")
-        used = int((presence[row, decomposition.object_slots] > 0.5).sum())
-        _below(axes[row, 3], f"{used} step{'s' * (used != 1)}")
+        _below(axes[row, 3], f"{len(found[row])} step{'s' * (len(found[row]) != 1)}")
     for place, name in zip(axes[0], ("character", "true strokes", "parts found", "steps"), strict=True):
         place.set_title(name, fontsize=9, pad=5, color=style.INK)
     return figure

@@ -55,7 +55,8 @@ KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 same at several."""
 
 CODE_STD = 0.05
-"""σ of the VAE's pixels, about the standard deviation of IODINE's logistic ones, 0.054: a nat weighs the same in both."""
+"""σ of the VAE's pixels, about the standard deviation of IODINE's logistic ones in ``full``, 0.054: a nat weighs the same in
+both. In ``quick`` IODINE's σ ends at 0.1, which asks less of a code than this does."""
 CODE_STEPS: Mapping[str, int] = {"smoke": 2, "quick": 2_500, "full": 200_000}
 """Steps of the VAE; of 64 images each but in ``smoke``, so that it sees at least as many as IODINE does in ``quick``."""
 

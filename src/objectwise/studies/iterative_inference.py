@@ -218,8 +218,8 @@ class IterativeInference:
         whole = iterated[BASE]
         usual, most = min(trained, len(whole) - 1), len(whole) - 1
         text = (
-            f"Trained with {trained} iterations, seed {trials[0].experiment.seed}. {BASE[0].upper()}{BASE[1:]}: {whole[1]:.1f} nats after one "
-            f"iteration, {whole[usual]:.1f} after {usual}, {whole[most]:.1f} after {most}."
+            f"Trained with {trained} iterations, seed {trials[0].experiment.seed}. {BASE[0].upper()}{BASE[1:]}: "
+            f"{whole[1]:.1f} nats after one iteration, {whole[usual]:.1f} after {usual}, {whole[most]:.1f} after {most}."
         )
         drawn = figures.seeds_figure(
             {g: [(x[1:], y[1:]) for x, y in c] for g, c in series.items()}, "ELBO, nats", steps="iterations"
