@@ -125,14 +125,14 @@ class EarlyConcepts:
 
     def trials(self, settings: Settings) -> list[Trial]:
         """The paper's network with several β, then the convolutional one on the variants of the data and of itself."""
+        settings.from_seed_zero(self.name, "the variants of the data have seeds of their own")
         scale = _SCALES[settings.scale]
         found = [
             self._paper(group, seed, scale, settings)
             for seed in settings.seeds_or(scale.seeds)
             for group in scale.groups
         ]
-        small = range(settings.first_seed, scale.small_seeds)
-        return found + [trial for seed in small for trial in self._variants(seed, scale, settings)]
+        return found + [trial for seed in range(scale.small_seeds) for trial in self._variants(seed, scale, settings)]
 
     def _variants(self, seed: int, scale: _Scale, settings: Settings) -> list[Trial]:
         steps = scale.small_steps
@@ -307,8 +307,7 @@ class EarlyConcepts:
 
     def _responses(self, main: Sequence[Trial], runs: dict[str, Path]) -> Section:
         drawn: list[tuple[Any, str]] = []
-        first = min(trial.experiment.seed for trial in main)
-        for trial in (t for t in main if t.experiment.seed == first):
+        for trial in (t for t in main if t.experiment.seed == 0):
             model, dataset = load(runs[trial.key]), _data(trial)
             latents = latents_of(model, dataset, "test", _BATCH_OF_SCORED)
             response = mean_response(model, dataset)
