@@ -37,10 +37,20 @@ def main(arguments: list[str]) -> None:
     else:
         for run in arguments:
             record = json.loads((Path(run) / "results.json").read_text(encoding="utf-8"))
-            name = study_name(record) if "study" in record else f"{group_of(record)}-seed{record['seed']}"
-            shutil.copy(Path(run) / "results.json", RESULTS / f"{name}.json")
+            if "study" in record:
+                shutil.copy(Path(run) / "results.json", RESULTS / f"{study_name(record)}.json")
+                continue
+            record["curve"] = curve(Path(run) / "metrics.jsonl")
+            text = json.dumps(record, indent=2) + "\n"
+            (RESULTS / f"{group_of(record)}-seed{record['seed']}.json").write_text(text, encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE.relative_to(ROOT))
+
+
+def curve(metrics: Path) -> list[list[float]]:
+    """(step, foreground ARI of validation images) of a run; empty if it was not scored."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return [[row["step"], row["foreground_ari"]] for row in rows if row["split"] == "val" and "foreground_ari" in row]
 
 
 def study_name(record: dict[str, Any]) -> str:
@@ -79,6 +89,7 @@ def page() -> str:
         published = PUBLISHED.get((records[0]["name"], records[0]["settings"]["data"].get("source", "")))
         if published:
             parts.append(f"Reported elsewhere: {published}.")
+        parts += [curve_text(record) for record in records if record.get("curve")]
         parts.append(f"Settings: `{json.dumps(records[0]['settings'])}`")
     parts += benches()
     return "\n\n".join(parts) + "\n"
@@ -135,6 +146,12 @@ def table(records: list[dict[str, Any]]) -> str:
         )
         rows.append(row)
     return markdown(head, rows)
+
+
+def curve_text(record: dict[str, Any]) -> str:
+    """How a run's score of validation images went."""
+    points = ", ".join(f"{value:.3f} ({step:,})" for step, value in record["curve"])
+    return f"Seed {record['seed']}, foreground ARI of validation images (after so many steps): {points}."
 
 
 def hardware(name: str) -> str:
