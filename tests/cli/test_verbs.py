@@ -51,6 +51,20 @@ def test_evaluate_on_other_settings_and_data(cli: Cli, finished_run: Path, tmp_p
     assert {"foreground_ari", "count_accuracy", "mse"} <= other.keys()
 
 
+def test_evaluate_with_other_settings_of_the_model(cli: Cli, finished_run: Path) -> None:
+    """More steps than in training, in counts and codes; what was changed is told; the run is left as it was."""
+    before = (finished_run / "model" / "model.json").read_bytes()
+    words = ["evaluate", finished_run, "--data.counts", 5, "--data.overlap", "allowed", "--limit", 20, "--json"]
+    done = cli(*words, "--model.num-steps", 5)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["model"] == {"num_steps": 5}
+    assert len(found["details"]["count_accuracy"]["confusion"][0]) == 6
+    same = json.loads(cli("evaluate", finished_run, "--limit", 20, "--model.num-steps", 3, "--json").out)
+    assert "model" not in same, "three steps are what it was trained with"
+    assert (finished_run / "model" / "model.json").read_bytes() == before
+
+
 def test_evaluate_for_people(cli: Cli, finished_run: Path) -> None:
     done = cli("evaluate", finished_run, "--split", "val", "--limit", 10)
     assert done.code == 0

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from objectwise.cli.parsing import parse, print_json, take_option
-from objectwise.core import Dataset, UserError
+from objectwise.core import Config, Dataset, UserError
 from objectwise.core.imports import import_class
 from objectwise.metrics.groups import GroupScores, GroupSettings, ScoreRow
 from objectwise.metrics.segmentation import Degenerate
@@ -27,9 +27,10 @@ from objectwise.training.precision import hardware_class
 
 @dataclass
 class EvaluateArguments:
-    """Score a run on held-out data: objectwise evaluate RUN [--data NAME [--data.* ...]] [--metrics GROUP ...] [--json].
+    """Score a run on held-out data: objectwise evaluate RUN [--data NAME] [--data.* ...] [--model.* ...] [--metrics GROUP ...].
 
-    Without --data the run's own data are used, whose settings --data.* changes.
+    Without --data the run's own data are used, whose settings --data.* changes. --model.* changes settings of the model that its
+    weights do not depend on, such as --model.num-slots 11, --model.refinement-steps 10 or --model.num-steps 5.
     """
 
     run: Annotated[str, tyro.conf.Positional]
@@ -57,9 +58,12 @@ def evaluate(arguments: list[str]) -> int:
     """Score a run."""
     words = list(arguments)
     data_name = take_option(words, "--data")
-    data_flags = _data_flags(words)
+    data_flags, model_flags = _take_flags(words, "--data."), _take_flags(words, "--model.")
     given = parse(EvaluateArguments, words, program="objectwise evaluate", description=str(EvaluateArguments.__doc__))
     model = _load(given.run, given.model_class)
+    changes = _changes(model.config, model_flags)
+    if changes:
+        model = _load(given.run, given.model_class, **changes)
     dataset = _dataset(given, data_name, data_flags, model)
     found = evaluate_model(
         model,
@@ -71,7 +75,8 @@ def evaluate(arguments: list[str]) -> int:
         settings=GroupSettings(degenerate=given.degenerate),
     )
     _keep_codes(Path(given.run), dataset, found)
-    record = {"run": given.run, "hardware": hardware_class("cpu"), **evaluation_record(found)}
+    changed = {"model": changes} if changes else {}
+    record = {"run": given.run, "hardware": hardware_class("cpu"), **changed, **evaluation_record(found)}
     if given.json:
         print_json(record)
     else:
@@ -122,16 +127,31 @@ def _keep_codes(run: Path, dataset: Dataset, found: Evaluation) -> None:
         print(f"codes: {path}", file=sys.stderr)
 
 
-def _load(run: str, model_class: str | None) -> Any:
-    return load(run, model_class=import_class(model_class) if model_class else None)
+def _load(run: str, model_class: str | None, **changes: Any) -> Any:
+    return load(run, model_class=import_class(model_class) if model_class else None, **changes)
 
 
-def _data_flags(words: list[str]) -> list[str]:
-    """Remove ``--data.* ...`` flags and their values from the words and return them."""
+def _changes(config: Config, flags: list[str]) -> dict[str, Any]:
+    """The fields that ``--model.*`` flags change, with their new values."""
+    changed = _overridden(config, flags, "--model.").model_dump()
+    return {name: value for name, value in changed.items() if value != config.model_dump()[name]}
+
+
+def _overridden(config: Config, flags: list[str], prefix: str) -> Any:
+    """Settings with flags such as ``--data.image-size 64`` taken in."""
+    bare = ["--" + flag.removeprefix(prefix) if flag.startswith(prefix) else flag for flag in flags]
+    try:
+        return parse(type(config), bare, program="objectwise evaluate RUN", default=config)
+    except UserError as error:
+        raise UserError(str(error).replace("--", prefix)) from None
+
+
+def _take_flags(words: list[str], prefix: str) -> list[str]:
+    """Remove ``--data.* ...`` flags (or of another prefix) and their values from the words and return them."""
     taken: list[str] = []
     position = 0
     while position < len(words):
-        if words[position].startswith("--data."):
+        if words[position].startswith(prefix):
             end = position + 1
             while end < len(words) and not words[end].startswith("--"):
                 end += 1
@@ -154,12 +174,7 @@ def _dataset(given: EvaluateArguments, data_name: str | None, flags: list[str], 
         data: Any = own.data
     else:
         data = data_config_class(str(data_name))()
-    bare = ["--" + flag.removeprefix("--data.") if flag.startswith("--data.") else flag for flag in flags]
-    try:
-        data = parse(type(data), bare, program="objectwise evaluate RUN", default=data)
-    except UserError as error:
-        raise UserError(str(error).replace("--", "--data.")) from None
-    dataset: Dataset = data.build()
+    dataset: Dataset = _overridden(data, flags, "--data.").build()
     Experiment.check_fit(model.config, dataset)
     return dataset
 
