@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from toys import data, same_training_state, settings, toy, trained
 
+from objectwise.training import fitting
 from objectwise.training.callbacks import checkpoint_files
 
 
@@ -37,6 +40,22 @@ def test_interrupted_anywhere_and_resumed_is_the_same(tmp_path: Path) -> None:
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
         trained(run, config, resume=True)
         assert same_training_state(checkpoint_files(run)[-1], last)
+
+
+def test_ctrl_c_while_lightning_sets_itself_up_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries may swallow a KeyboardInterrupt in their set-up; training stops after the first step all the same."""
+    real = fitting._trainer
+
+    def interrupted(*arguments: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(fitting, "_trainer", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    _, result = trained(tmp_path / "run", settings(40))
+    assert (result.signal_number, result.step) == (signal.SIGINT, 1)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_resuming_a_finished_run_gives_its_model(tmp_path: Path) -> None:

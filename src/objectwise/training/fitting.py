@@ -105,11 +105,11 @@ def fit(
     if progress:
         callbacks.append(Progress(records, config.max_steps, shown))
     callbacks.append(Checkpoints(run, model_name, config.checkpoint_every))
-    with quiet():
+    with quiet(), interrupt.listening():  # the trainer's set-up too: a KeyboardInterrupt can get lost in it
         trainer = _trainer(config, accelerator, precision, callbacks, run)
         loader = DataLoader(feed, batch_size=None)
         if start < config.max_steps:
-            with _plain_errors(), interrupt.listening():
+            with _plain_errors():
                 trainer.fit(module, loader, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         elif checkpoint:
             module.load_state_dict(checkpoint.content["state_dict"])
